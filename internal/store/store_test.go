@@ -1,0 +1,96 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+func open(t testing.TB, path string) *Store {
+	t.Helper()
+	s, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func records(t *testing.T, s *Store, bucket string) map[string]string {
+	t.Helper()
+	got := map[string]string{}
+	if err := s.Each(bucket, func(k, v []byte) error { got[string(k)] = string(v); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func TestRecordsSurviveReopen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "made", "state.db")
+	s := open(t, path)
+	if n := len(records(t, s, "a")); n != 0 {
+		t.Fatalf("a new file has %d records", n)
+	}
+	var wg sync.WaitGroup
+	for i := range 64 {
+		wg.Go(func() {
+			key := fmt.Append(nil, i)
+			if err := s.Apply(Change{"a", key, key}, Change{"b", key, key}); err != nil {
+				t.Error(err)
+			}
+			if i%2 == 0 {
+				if err := s.Apply(Change{Bucket: "a", Key: key}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, path)
+	if a, b := len(records(t, s, "a")), len(records(t, s, "b")); a != 32 || b != 64 {
+		t.Errorf("%d and %d records after reopen, want 32 and 64", a, b)
+	}
+}
+
+func TestSubmissionsKeepTheirOrder(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "state.db"))
+	var last <-chan error
+	for i := range 1000 {
+		last = s.Submit(Change{"a", []byte("k"), fmt.Append(nil, i)})
+	}
+	if err := <-last; err != nil {
+		t.Fatal(err)
+	}
+	if got := records(t, s, "a")["k"]; got != "999" {
+		t.Errorf("last value %s, want 999", got)
+	}
+}
+
+func TestABadChangeLeavesNothing(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "state.db"))
+	err := s.Apply(Change{"a", []byte("k"), []byte("v")}, Change{"a", nil, []byte("v")})
+	if err == nil || !strings.Contains(err.Error(), "state not written") {
+		t.Fatalf("error %v", err)
+	}
+	if n := len(records(t, s, "a")); n != 0 {
+		t.Errorf("%d records of a refused submission", n)
+	}
+}
+
+func TestClosedAndHeld(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	s := open(t, path)
+	if _, err := Open(path); err == nil || !strings.Contains(err.Error(), "another underlay process") {
+		t.Errorf("second open: %v", err)
+	}
+	s.Close()
+	if err := s.Apply(Change{"a", []byte("k"), []byte("v")}); !errors.Is(err, ErrClosed) {
+		t.Errorf("after close: %v", err)
+	}
+}
