@@ -1,0 +1,195 @@
+package options
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"underlay/internal/mode"
+)
+
+// Option is a row of a table: a key, the values it takes, and its use.
+type Option struct {
+	Key     string
+	Wants   string // what a value must be, for the refusal and the manual
+	Default string
+	Use     string
+}
+
+// Network is what the -o options of a network say.
+type Network struct {
+	Parent     string // link name; "" for an isolated dummy parent
+	Mode       mode.Mode
+	MTU        int    // bytes; 0 for the parent's
+	BCQueueLen uint32 // packets; 0 for the kernel's default
+}
+
+// MTUKey is the label that Docker's own drivers take an MTU from.
+const MTUKey = "com.docker.network.driver.mtu"
+
+// The least MTUs: RFC 791 section 3.2 for IPv4, RFC 8200 section 5 for IPv6.
+const (
+	MinMTU4 = 68
+	MinMTU6 = 1280
+)
+
+// nameSize is the longest link name: IFNAMSIZ less its final NUL.
+const nameSize = 15
+
+type networkOption struct {
+	Option
+	set func(*raw, string) error
+}
+
+// raw is what was given, before one option is weighed against another.
+type raw struct {
+	parent                              string
+	macvlanMode, ipvlanMode, ipvlanFlag string
+	mtu                                 int
+	bcQueueLen                          uint32
+}
+
+var networkTable = []networkOption{
+	{Option{"parent", "the name of a link of the host, such as eth0, or eth0.10 for VLAN 10 on eth0", "an isolated dummy link",
+		"the NIC whose LAN the containers join"},
+		func(r *raw, v string) error { r.parent = v; return linkName(v) }},
+	{Option{"macvlan_mode", oneOf(mode.MacvlanNames), "bridge",
+		"a macvlan sub-interface with a MAC of its own, in this mode"},
+		func(r *raw, v string) error { r.macvlanMode = v; return among(mode.MacvlanNames, v) }},
+	{Option{"ipvlan_mode", oneOf(mode.IPvlanNames), "l2, where ipvlan_flag is given",
+		"an ipvlan sub-interface, which shares the parent's MAC, in this mode"},
+		func(r *raw, v string) error { r.ipvlanMode = v; return among(mode.IPvlanNames, v) }},
+	{Option{"ipvlan_flag", oneOf(mode.IPvlanFlags), "bridge",
+		"who of one ipvlan parent reaches whom"},
+		func(r *raw, v string) error { r.ipvlanFlag = v; return among(mode.IPvlanFlags, v) }},
+	{Option{MTUKey, "a number of bytes, at least 68 (1280 with IPv6) and at most the parent's MTU", "the parent's",
+		"the MTU of the containers' interfaces"},
+		func(r *raw, v string) (err error) { r.mtu, err = number[int](v, MinMTU4, 65535); return err }},
+	{Option{"bcqueuelen", "a number of packets, 1 to 65535", "the kernel's 1000",
+		"macvlan: how many broadcasts may wait at the parent"},
+		func(r *raw, v string) (err error) { r.bcQueueLen, err = number[uint32](v, 1, 65535); return err }},
+}
+
+// Networks lists the -o options.
+func Networks() []Option {
+	var rows []Option
+	for _, o := range networkTable {
+		rows = append(rows, o.Option)
+	}
+	return rows
+}
+
+// ParseNetwork reads the -o options of a network.
+func ParseNetwork(given map[string]string) (Network, error) {
+	var r raw
+	for _, key := range slices.Sorted(maps.Keys(given)) {
+		i := slices.IndexFunc(networkTable, func(o networkOption) bool { return o.Key == key })
+		if i < 0 {
+			return Network{}, unknown("-o", key, Networks())
+		}
+		o := networkTable[i]
+		if given[key] == "" {
+			continue // as if left out, as Docker's own drivers do
+		}
+		if err := o.set(&r, given[key]); err != nil {
+			return Network{}, fmt.Errorf("-o %s=%s: %w; it takes %s", key, given[key], err, o.Wants)
+		}
+	}
+	n := Network{Parent: r.parent, Mode: mode.Default, MTU: r.mtu, BCQueueLen: r.bcQueueLen}
+	switch ipvlan := r.ipvlanMode != "" || r.ipvlanFlag != ""; {
+	case ipvlan && r.macvlanMode != "":
+		return Network{}, fmt.Errorf("-o macvlan_mode and -o %s exclude each other; give one of them", firstOf(r.ipvlanMode, "ipvlan_mode", "ipvlan_flag"))
+	case ipvlan && r.bcQueueLen != 0:
+		return Network{}, fmt.Errorf("-o bcqueuelen is for macvlan alone; leave it out with ipvlan")
+	case ipvlan:
+		n.Mode = mode.Mode{Kind: mode.IPvlan, Name: firstOf(r.ipvlanMode, r.ipvlanMode, "l2"), Flag: firstOf(r.ipvlanFlag, r.ipvlanFlag, "bridge")}
+	case r.macvlanMode != "":
+		n.Mode.Name = r.macvlanMode
+	}
+	return n, nil
+}
+
+// Pools lists the --ipam-opt options.
+func Pools() []Option { return nil }
+
+// CheckPool refuses every --ipam-opt that is not in the table.
+func CheckPool(given map[string]string) error {
+	for _, key := range slices.Sorted(maps.Keys(given)) {
+		return unknown("--ipam-opt", key, Pools())
+	}
+	return nil
+}
+
+// SplitVLAN takes the name of a VLAN link apart: eth0.10 is VLAN 10 on eth0.
+// ok is false for a name of another form; a VLAN ID outside 1 to 4094 (IEEE
+// 802.1Q table 9-2 reserves 0 and 4095) is an error.
+func SplitVLAN(name string) (lower string, id int, ok bool, err error) {
+	i := strings.LastIndexByte(name, '.')
+	if i <= 0 {
+		return "", 0, false, nil
+	}
+	id, err = strconv.Atoi(name[i+1:])
+	if err != nil {
+		return "", 0, false, nil
+	}
+	if id < 1 || id > 4094 {
+		return "", 0, false, fmt.Errorf("parent %s: %d is no VLAN ID; it takes 1 to 4094", name, id)
+	}
+	return name[:i], id, true, nil
+}
+
+func unknown(flag, key string, known []Option) error {
+	if len(known) == 0 {
+		return fmt.Errorf("unknown option %s %s; underlay has none", flag, key)
+	}
+	keys := make([]string, len(known))
+	for i, o := range known {
+		keys[i] = o.Key
+	}
+	return fmt.Errorf("unknown option %s %s; underlay knows %s", flag, key, strings.Join(keys, ", "))
+}
+
+func oneOf(values []string) string {
+	last := len(values) - 1
+	return strings.Join(values[:last], ", ") + " or " + values[last]
+}
+
+func among(values []string, v string) error {
+	if !slices.Contains(values, v) {
+		return fmt.Errorf("%q is not known", v)
+	}
+	return nil
+}
+
+func number[T int | uint32](v string, least, most T) (T, error) {
+	n, err := strconv.ParseInt(v, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%q is no number", v)
+	}
+	if n < int64(least) || n > int64(most) {
+		return 0, fmt.Errorf("%d is out of range", n)
+	}
+	return T(n), nil
+}
+
+// linkName checks a name as the kernel does (net/core/dev.c, dev_valid_name).
+func linkName(v string) error {
+	if len(v) > nameSize {
+		return fmt.Errorf("a link name has at most %d bytes", nameSize)
+	}
+	if v == "." || v == ".." || strings.ContainsAny(v, "/:") || strings.ContainsFunc(v, unicode.IsSpace) {
+		return fmt.Errorf("%q is no link name", v)
+	}
+	return nil
+}
+
+// firstOf is then where given is not empty, and otherwise.
+func firstOf(given, then, otherwise string) string {
+	if given != "" {
+		return then
+	}
+	return otherwise
+}
