@@ -128,7 +128,7 @@ func (s SubInterface) Refusal(errno unix.Errno, seen []Link) error {
 	case unix.EADDRNOTAVAIL:
 		return refuse(ErrInvalid, "%s is no MAC address of a single host", s.MAC)
 	case unix.ENODEV:
-		return notFound("parent", parent)
+		return NotFound("parent", parent)
 	case unix.EEXIST:
 		for _, l := range seen {
 			if l.Name == s.Name {
@@ -137,7 +137,7 @@ func (s SubInterface) Refusal(errno unix.Errno, seen []Link) error {
 		}
 		return refuse(ErrExists, "link %s exists already; rename or remove it", s.Name)
 	}
-	return plain(errno, string(kind), fmt.Sprintf("adding %s link %s on parent %s", s.Mode, s.Name, parent))
+	return Explain(errno, string(kind), fmt.Sprintf("adding %s link %s on parent %s", s.Mode, s.Name, parent))
 }
 
 // other is the kind that cannot share a parent with kind.
@@ -160,13 +160,15 @@ func describe(l Link) string {
 	return s
 }
 
-func notFound(what, name string) error {
+// NotFound is ErrNotFound about the named thing ("parent", "link").
+func NotFound(what, name string) error {
 	return refuse(ErrNotFound, "%s %s does not exist; `ip link` lists the links of this host", what, name)
 }
 
-// plain puts into words the errnos that mean the same whatever was asked.
-// kind is the link type asked for, "" where none was.
-func plain(err error, kind, doing string) error {
+// Explain puts into words the errnos that mean the same whatever was asked.
+// kind is the link type asked for, "" where none was; doing is what was being
+// done. Exported for the fake kernel, as Refusal is.
+func Explain(err error, kind, doing string) error {
 	switch {
 	case err == nil:
 		return nil
@@ -176,6 +178,8 @@ func plain(err error, kind, doing string) error {
 		return refuse(ErrUnsupported, "%s: this kernel has no %s links; load or install its module (modprobe %[2]s)", doing, kind)
 	case errors.Is(err, unix.ENETDOWN):
 		return refuse(ErrInvalid, "%s: the link below it is down; set that up first (ip link set … up)", doing)
+	case errors.Is(err, unix.EADDRINUSE):
+		return refuse(ErrAddrInUse, "%s: its MAC address is in use on its parent; choose another", doing)
 	case errors.Is(err, unix.EAGAIN):
 		return refuse(ErrTimeout, "%s: no answer from the kernel within %s", doing, Timeout)
 	}
@@ -232,9 +236,9 @@ func (want Link) Refusal(err error) error {
 	case errors.Is(err, unix.ENETDOWN):
 		return refuse(ErrInvalid, "%s: %s is down; set it up first (ip link set %[2]s up)", doing, want.Lower)
 	case errors.Is(err, unix.ENODEV):
-		return notFound("link", want.Lower)
+		return NotFound("link", want.Lower)
 	case errors.Is(err, unix.EOPNOTSUPP) && want.Lower != "":
 		return refuse(ErrUnsupported, "%s: %s takes no VLANs, or this kernel has none (modprobe 8021q)", doing, want.Lower)
 	}
-	return plain(err, want.Kind, doing)
+	return Explain(err, want.Kind, doing)
 }

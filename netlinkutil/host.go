@@ -85,16 +85,16 @@ func (h *Host) Link(name string) (Link, error) {
 func (h *Host) get(name string) (netlink.Link, error) {
 	k, err := retry(func() (netlink.Link, error) { return h.nl.LinkByName(name) })
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		return nil, notFound("link", name)
+		return nil, NotFound("link", name)
 	}
-	return k, plain(err, "", "looking up link "+name)
+	return k, Explain(err, "", "looking up link "+name)
 }
 
 // Links lists all links, by one dump.
 func (h *Host) Links() ([]Link, error) {
 	ks, err := retry(h.nl.LinkList)
 	if err != nil {
-		return nil, plain(err, "", "listing the links")
+		return nil, Explain(err, "", "listing the links")
 	}
 	byIndex := make(map[int]netlink.Link, len(ks))
 	for _, k := range ks {
@@ -219,7 +219,7 @@ func (h *Host) setAlias(k netlink.Link, alias string) error {
 	if alias == "" {
 		return nil
 	}
-	return plain(h.nl.LinkSetAlias(k, alias), "", "setting the alias of link "+k.Attrs().Name)
+	return Explain(h.nl.LinkSetAlias(k, alias), "", "setting the alias of link "+k.Attrs().Name)
 }
 
 // SetUp sets a link up.
@@ -231,7 +231,7 @@ func (h *Host) SetUp(name string) error {
 	if err != nil {
 		return err
 	}
-	return plain(h.nl.LinkSetUp(k), "", "setting link "+name+" up")
+	return Explain(h.nl.LinkSetUp(k), "", "setting link "+name+" up")
 }
 
 // AddSubInterface makes a macvlan or ipvlan link, down, on a parent. The MAC
@@ -240,10 +240,13 @@ func (h *Host) SetUp(name string) error {
 // same alias, or is down and of the same kind on the same parent; any other
 // link of that name is ErrExists.
 func (h *Host) AddSubInterface(s SubInterface) (Link, error) {
+	if err := CheckName(s.Parent); err != nil {
+		return Link{}, err
+	}
 	pk, err := h.get(s.Parent)
 	if err != nil {
 		if errors.Is(err, ErrNotFound) {
-			err = notFound("parent", s.Parent)
+			err = NotFound("parent", s.Parent)
 		}
 		return Link{}, err
 	}
@@ -292,7 +295,7 @@ func (h *Host) finish(s SubInterface, k netlink.Link) (Link, error) {
 	if s.Mode.Alone() && s.MAC != nil {
 		err := h.nl.LinkSetHardwareAddr(k, s.MAC)
 		if err != nil {
-			return Link{}, plain(err, "", fmt.Sprintf("setting the MAC address of link %s and its parent %s to %s", s.Name, s.Parent, s.MAC))
+			return Link{}, Explain(err, "", fmt.Sprintf("setting the MAC address of link %s and its parent %s to %s", s.Name, s.Parent, s.MAC))
 		}
 	}
 	return h.Link(s.Name)
@@ -341,5 +344,5 @@ func (h *Host) DeleteLink(name string) error {
 	if err = h.del.LinkDel(k); errors.Is(err, unix.ENODEV) {
 		return nil
 	}
-	return plain(err, "", "deleting link "+name)
+	return Explain(err, "", "deleting link "+name)
 }
