@@ -1,0 +1,176 @@
+package driver
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/sirupsen/logrus"
+
+	"underlay/internal/store"
+	"underlay/netlinkutil"
+)
+
+// Kernel is what the driver asks of the host's network stack.
+// *netlinkutil.Host is the real one.
+type Kernel interface {
+	Link(name string) (netlinkutil.Link, error)
+	Links() ([]netlinkutil.Link, error)
+	EnsureVLAN(name, lower string, id int, alias string) (made bool, err error)
+	EnsureDummy(name, alias string, mac net.HardwareAddr) (made bool, err error)
+	AddSubInterface(netlinkutil.SubInterface) (netlinkutil.Link, error)
+	DeleteLink(name string) error
+}
+
+// Names tells the container name behind an address, where Docker has told it
+// (Docker 29 and later, to the IPAM driver).
+type Names interface {
+	Name(netip.Addr) (name string, ok bool)
+}
+
+// Driver holds every network and endpoint. Its methods may be called in
+// parallel.
+type Driver struct {
+	kernel Kernel
+	store  *store.Store
+	names  Names
+	log    logrus.FieldLogger
+
+	// parents is held while a network comes or goes, so that a parent is not
+	// deleted under a network that is being made on it.
+	parents sync.Mutex
+
+	mu        sync.Mutex
+	networks  map[string]*Network
+	endpoints map[string]*Endpoint
+
+	running map[chan struct{}]bool // work that goes on after its call was answered
+}
+
+// The buckets of the store.
+const (
+	networkBucket  = "networks"
+	endpointBucket = "endpoints"
+)
+
+// New loads the networks and endpoints from the store. It does not touch the
+// kernel: Recover does.
+func New(kernel Kernel, st *store.Store, names Names, log logrus.FieldLogger) (*Driver, error) {
+	d := &Driver{
+		kernel: kernel, store: st, names: names, log: log,
+		networks: map[string]*Network{}, endpoints: map[string]*Endpoint{}, running: map[chan struct{}]bool{},
+	}
+	err := st.Each(networkBucket, func(key, value []byte) error {
+		n := &Network{}
+		if err := json.Unmarshal(value, n); err != nil {
+			return fmt.Errorf("record of network %s: %w", key, err)
+		}
+		d.networks[n.ID] = n
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = st.Each(endpointBucket, func(key, value []byte) error {
+		e := &Endpoint{}
+		if err := json.Unmarshal(value, e); err != nil {
+			return fmt.Errorf("record of endpoint %s: %w", key, err)
+		}
+		d.endpoints[e.ID] = e
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// Close waits for the work that goes on after its call was answered.
+func (d *Driver) Close() { d.settle() }
+
+// background runs f after the call that asks for it is answered.
+func (d *Driver) background(f func()) {
+	done := make(chan struct{})
+	d.mu.Lock()
+	d.running[done] = true
+	d.mu.Unlock()
+	go func() {
+		defer close(done)
+		f()
+		d.mu.Lock()
+		delete(d.running, done)
+		d.mu.Unlock()
+	}()
+}
+
+// settle waits for what runs in the background now.
+func (d *Driver) settle() {
+	d.mu.Lock()
+	running := slices.Collect(maps.Keys(d.running))
+	d.mu.Unlock()
+	for _, done := range running {
+		<-done
+	}
+}
+
+// State is what the driver knows, in the order of the IDs.
+type State struct {
+	Networks  []Network
+	Endpoints []Endpoint
+}
+
+// Snapshot copies the driver's state.
+func (d *Driver) Snapshot() State {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := State{Networks: []Network{}, Endpoints: []Endpoint{}}
+	for _, id := range slices.Sorted(maps.Keys(d.networks)) {
+		s.Networks = append(s.Networks, *d.networks[id])
+	}
+	for _, id := range slices.Sorted(maps.Keys(d.endpoints)) {
+		s.Endpoints = append(s.Endpoints, *d.endpoints[id])
+	}
+	return s
+}
+
+// Holder tells which endpoint holds an address.
+func (d *Driver) Holder(addr netip.Addr) (string, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, e := range d.endpoints {
+		if e.IPv4.Addr() == addr || e.IPv6.Addr() == addr {
+			return fmt.Sprintf("endpoint %s of network %s", Short(e.ID), Short(e.NetworkID)), true
+		}
+	}
+	return "", false
+}
+
+// Short is an ID as Docker's commands print it.
+func Short(id string) string { return id[:min(len(id), 12)] }
+
+// written waits until a submission is on disk, or ctx ends.
+func written(ctx context.Context, submitted <-chan error) error {
+	select {
+	case err := <-submitted:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("the disk is slow: the state was not written in time: %w", ctx.Err())
+	}
+}
+
+func put(bucket, id string, record any) store.Change {
+	value, err := json.Marshal(record)
+	if err != nil {
+		panic(err) // records are plain structs of this package
+	}
+	return store.Change{Bucket: bucket, Key: []byte(id), Value: value}
+}
+
+func remove(bucket, id string) store.Change {
+	return store.Change{Bucket: bucket, Key: []byte(id)}
+}

@@ -1,0 +1,333 @@
+package driver
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/sirupsen/logrus"
+
+	"underlay/netlinkutil"
+)
+
+// Endpoint is an endpoint as Docker asks for it, and as it is kept.
+type Endpoint struct {
+	ID, NetworkID string
+	IPv4, IPv6    netip.Prefix // zero for none
+	MAC           MAC          // nil: Docker named none, or (kept) the kernel's own is used
+}
+
+// MAC is a hardware address that stands in a record as text.
+type MAC net.HardwareAddr
+
+func (m MAC) String() string { return net.HardwareAddr(m).String() }
+
+// MarshalText writes a MAC as 02:00:5e:10:00:01, and none as nothing.
+func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (m *MAC) UnmarshalText(b []byte) error {
+	if len(b) == 0 {
+		*m = nil
+		return nil
+	}
+	mac, err := net.ParseMAC(string(b))
+	*m = MAC(mac)
+	return err
+}
+
+// CreateEndpoint makes the sub-interface of an endpoint and returns its MAC,
+// nil where it has none of its own. A repeat with the same ID answers the
+// same.
+func (d *Driver) CreateEndpoint(ctx context.Context, req Endpoint) (MAC, error) {
+	n, err := d.network(req.NetworkID)
+	if err != nil {
+		return nil, err
+	}
+	if req.MAC != nil && !n.mode().TakesMAC() {
+		return nil, fmt.Errorf("an %v container shares the MAC of its parent %s; leave out --mac-address, or use a macvlan network", n.mode(), n.parent())
+	}
+	if req.MAC != nil && req.MAC[0]&1 == 1 {
+		return nil, fmt.Errorf("--mac-address %v is a multicast address; a container needs a unicast one, whose first byte is even", req.MAC)
+	}
+	parent, err := d.ensureParent(n)
+	if err != nil {
+		return nil, fmt.Errorf("network %s: %w", Short(n.ID), err)
+	}
+	e, known, err := d.register(n, parent, req)
+	if err != nil {
+		return nil, err
+	}
+	if known {
+		return e.MAC, nil
+	}
+	// Disk and kernel work side by side. A crash between the two leaves
+	// either a link without a record, which Recover deletes, or a record
+	// without a link, which Join mends.
+	submitted := d.store.Submit(put(endpointBucket, e.ID, e))
+	link, err := d.addLink(n, e)
+	if err == nil {
+		err = written(ctx, submitted)
+	}
+	if err != nil {
+		d.unregister(n, e)
+		return nil, err
+	}
+	d.logOf(n.ID).WithField("endpoint", Short(e.ID)).Infof("endpoint made: %s %v %v", link.Name, e.IPv4, link.MAC)
+	if e.MAC == nil && n.mode().TakesMAC() {
+		return MAC(link.MAC), nil // passthru: the parent's
+	}
+	return e.MAC, nil
+}
+
+// register takes the endpoint's place among the others, with a MAC that no
+// other endpoint of the parent has.
+func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e *Endpoint, known bool, err error) {
+	who := d.identity(req) // asks the IPAM: not under the lock
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if e := d.endpoints[req.ID]; e != nil {
+		return e, true, nil
+	}
+	if d.networks[n.ID] != n {
+		return nil, false, unknownNetwork(n.ID)
+	}
+	if o := d.on(n.parent(), func(*Endpoint) bool { return n.mode().Alone() }); o != nil {
+		return nil, false, fmt.Errorf("parent %s is passed through to one container at a time, and endpoint %s has it; stop that container first", n.parent(), Short(o.ID))
+	}
+	e = &req
+	switch {
+	case e.MAC != nil:
+		if o := d.withMAC(n, e.MAC); o != nil {
+			return nil, false, fmt.Errorf("--mac-address %v is taken on parent %s by endpoint %s; give another or stop that container", e.MAC, n.parent(), Short(o.ID))
+		}
+	case !n.mode().SharesMAC():
+		base := parent.PermMAC
+		if base == nil {
+			base = parent.MAC
+		}
+		for attempt := byte(0); e.MAC == nil || d.withMAC(n, e.MAC) != nil; attempt++ {
+			e.MAC = deriveMAC(base, n.lan(), who, attempt)
+		}
+	}
+	d.endpoints[e.ID] = e
+	return e, false, nil
+}
+
+func (d *Driver) withMAC(n *Network, mac MAC) *Endpoint {
+	return d.on(n.parent(), func(o *Endpoint) bool { return bytes.Equal(o.MAC, mac) })
+}
+
+// on is an endpoint of a parent for which match holds, or nil. The caller
+// holds d.mu.
+func (d *Driver) on(parent string, match func(*Endpoint) bool) *Endpoint {
+	for _, o := range d.endpoints {
+		if match(o) && d.networks[o.NetworkID] != nil && d.networks[o.NetworkID].parent() == parent {
+			return o
+		}
+	}
+	return nil
+}
+
+// identity is what stays the same of a container when it is made anew: its
+// name, or failing that its address, or failing that nothing.
+func (d *Driver) identity(req Endpoint) string {
+	for _, p := range []netip.Prefix{req.IPv4, req.IPv6} {
+		if name, ok := d.names.Name(p.Addr()); ok {
+			return "name " + name
+		}
+	}
+	for _, p := range []netip.Prefix{req.IPv4, req.IPv6} {
+		if p.IsValid() {
+			return "address " + p.Addr().String()
+		}
+	}
+	return "endpoint " + req.ID
+}
+
+// lan tells the network's LAN from others of the same parent, and outlives the
+// network: a compose project that is taken down and up again keeps it.
+func (n *Network) lan() string {
+	if len(n.Subnets) == 0 {
+		return n.ID
+	}
+	return n.Subnets[0].Prefix.String()
+}
+
+func (d *Driver) addLink(n *Network, e *Endpoint) (netlinkutil.Link, error) {
+	return d.kernel.AddSubInterface(netlinkutil.SubInterface{
+		Name: linkName(e.ID), Parent: n.parent(), Mode: n.mode(), MAC: net.HardwareAddr(e.MAC),
+		MTU: n.Options.MTU, BCQueueLen: n.Options.BCQueueLen, Alias: endpointAlias(n.ID, e.ID),
+	})
+}
+
+func (d *Driver) unregister(n *Network, e *Endpoint) {
+	if err := d.kernel.DeleteLink(linkName(e.ID)); err != nil {
+		d.logOf(n.ID).WithField("endpoint", Short(e.ID)).Errorf("link of the refused endpoint is left: %v", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.endpoints, e.ID)
+	d.store.Submit(remove(endpointBucket, e.ID))
+}
+
+// Route is a route for the container: by NextHop, or on the link where that is
+// zero.
+type Route struct {
+	Destination netip.Prefix
+	NextHop     netip.Addr
+}
+
+// Plumbing is what dockerd does with a sub-interface: it moves the link into
+// the container's netns and sets the routes there.
+type Plumbing struct {
+	LinkName string
+	Gateways []netip.Addr // at most one a family
+	Routes   []Route
+}
+
+// Join readies the sub-interface for the container's netns and says how it
+// routes.
+func (d *Driver) Join(_ context.Context, networkID, endpointID string) (Plumbing, error) {
+	n, e, err := d.endpoint(networkID, endpointID)
+	if err != nil {
+		return Plumbing{}, err
+	}
+	name := linkName(e.ID)
+	if _, err := d.kernel.Link(name); errors.Is(err, os.ErrNotExist) {
+		if _, err = d.ensureParent(n); err == nil {
+			_, err = d.addLink(n, e)
+		}
+		if err != nil {
+			return Plumbing{}, fmt.Errorf("network %s: %w", Short(n.ID), err)
+		}
+	} else if err != nil {
+		return Plumbing{}, err
+	}
+	p := Plumbing{LinkName: name}
+	if n.Internal {
+		return p, nil
+	}
+	for _, addr := range []netip.Prefix{e.IPv4, e.IPv6} {
+		switch {
+		case !addr.IsValid():
+		case n.mode().RoutesByLink():
+			p.Routes = append(p.Routes, Route{Destination: defaultRoute(addr.Addr())})
+		default:
+			if gw := n.gateway(addr.Addr()); gw.IsValid() {
+				p.Gateways = append(p.Gateways, gw)
+			}
+		}
+	}
+	return p, nil
+}
+
+func defaultRoute(family netip.Addr) netip.Prefix {
+	if family.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+}
+
+// gateway is that of the subnet which the address is in.
+func (n *Network) gateway(addr netip.Addr) netip.Addr {
+	for _, s := range n.Subnets {
+		if s.Prefix.Contains(addr) {
+			return s.Gateway
+		}
+	}
+	return netip.Addr{}
+}
+
+// Leave needs nothing done: dockerd moves the link back to the host after it,
+// and DeleteEndpoint deletes it there.
+func (d *Driver) Leave(context.Context, string, string) error { return nil }
+
+// DeleteEndpoint forgets an endpoint. Its link is deleted after the answer,
+// since the kernel takes tens of milliseconds for that and nobody waits for
+// it; but for passthru, whose parent the next container needs free. An unknown
+// endpoint is success: Docker repeats itself.
+func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID string) error {
+	n, e, err := d.endpoint(networkID, endpointID)
+	if errors.Is(err, errUnknown) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	submitted := d.store.Submit(remove(endpointBucket, e.ID))
+	if n.mode().Alone() {
+		err = d.kernel.DeleteLink(linkName(e.ID))
+	}
+	if err := errors.Join(err, written(ctx, submitted)); err != nil {
+		return err
+	}
+	log := d.logOf(n.ID).WithField("endpoint", Short(e.ID))
+	if !n.mode().Alone() {
+		d.background(func() {
+			if err := d.kernel.DeleteLink(linkName(e.ID)); err != nil {
+				log.Errorf("link %s is left: %v", linkName(e.ID), err)
+			}
+		})
+	}
+	d.mu.Lock()
+	delete(d.endpoints, e.ID)
+	d.mu.Unlock()
+	log.Info("endpoint deleted")
+	return nil
+}
+
+// EndpointInfo tells a person about an endpoint.
+func (d *Driver) EndpointInfo(networkID, endpointID string) (map[string]string, error) {
+	n, e, err := d.endpoint(networkID, endpointID)
+	if err != nil {
+		return nil, err
+	}
+	mac := e.MAC
+	if mac == nil {
+		if parent, err := d.kernel.Link(n.parent()); err == nil {
+			mac = MAC(parent.MAC)
+		}
+	}
+	return map[string]string{
+		"parent": n.parent(), "mode": n.mode().String(), "link": linkName(e.ID), "mac": mac.String(),
+	}, nil
+}
+
+// errUnknown is behind every error about a network or endpoint without a
+// record.
+var errUnknown = errors.New("unknown")
+
+func unknownNetwork(id string) error {
+	return fmt.Errorf("network %s is %w to underlay, which may have lost its state; remove the network and create it again", Short(id), errUnknown)
+}
+
+func (d *Driver) network(id string) (*Network, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if n := d.networks[id]; n != nil {
+		return n, nil
+	}
+	return nil, unknownNetwork(id)
+}
+
+func (d *Driver) endpoint(networkID, id string) (*Network, *Endpoint, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n, e := d.networks[networkID], d.endpoints[id]
+	if n == nil {
+		return nil, nil, unknownNetwork(networkID)
+	}
+	if e == nil || e.NetworkID != networkID {
+		return nil, nil, fmt.Errorf("endpoint %s of network %s is %w to underlay; restart the container", Short(id), Short(networkID), errUnknown)
+	}
+	return n, e, nil
+}
+
+func (d *Driver) logOf(networkID string) *logrus.Entry {
+	return d.log.WithField("network", Short(networkID))
+}

@@ -1,0 +1,153 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"reflect"
+
+	"underlay/internal/mode"
+	"underlay/internal/options"
+)
+
+// Subnet is one pool of a network as Docker gives it.
+type Subnet struct {
+	Prefix  netip.Prefix
+	Gateway netip.Addr   // zero for none
+	Aux     []netip.Addr `json:",omitempty"`
+}
+
+// Network is a network as Docker asks for it, and as it is kept.
+type Network struct {
+	ID       string
+	Options  options.Network
+	Internal bool     `json:",omitempty"`
+	Subnets  []Subnet // of both families
+}
+
+// parent is the network's parent: the one asked for, or a dummy of its own
+// whose name is derived.
+func (n *Network) parent() string {
+	if n.dummy() {
+		return "uld" + Short(n.ID)
+	}
+	return n.Options.Parent
+}
+
+func (n *Network) dummy() bool     { return n.Options.Parent == "" }
+func (n *Network) mode() mode.Mode { return n.Options.Mode }
+
+// SkipGateway tells whether a network takes no gateway address: an internal
+// one has no way out, and in l3 the container routes by the link.
+func SkipGateway(o options.Network, internal bool) bool {
+	return internal || o.Mode.RoutesByLink()
+}
+
+// CreateNetwork makes a network. It is refused, with nothing changed, where
+// its parent is not there or cannot carry it. A repeat with the same ID and
+// content succeeds: swarm sends it.
+func (d *Driver) CreateNetwork(ctx context.Context, req Network) error {
+	n := &req
+	d.parents.Lock()
+	defer d.parents.Unlock()
+	d.mu.Lock()
+	known := d.networks[n.ID]
+	d.mu.Unlock()
+	if known != nil {
+		if !reflect.DeepEqual(known, n) {
+			return fmt.Errorf("network %s is there already, with other options", Short(n.ID))
+		}
+		return nil
+	}
+	if err := d.shareable(n); err != nil {
+		return err
+	}
+	if err := d.prepare(n); err != nil {
+		d.undoParent(n)
+		return err
+	}
+	d.mu.Lock()
+	d.networks[n.ID] = n
+	submitted := d.store.Submit(put(networkBucket, n.ID, n))
+	d.mu.Unlock()
+	if err := written(ctx, submitted); err != nil {
+		d.mu.Lock()
+		delete(d.networks, n.ID)
+		d.store.Submit(remove(networkBucket, n.ID))
+		d.mu.Unlock()
+		d.undoParent(n)
+		return err
+	}
+	d.logOf(n.ID).Infof("network made: %v on %s", n.mode(), n.parent())
+	return nil
+}
+
+// prepare makes the parent of a network ready and has the kernel's word that
+// it carries the network's mode.
+func (d *Driver) prepare(n *Network) error {
+	parent, err := d.ensureParent(n)
+	if err != nil {
+		return err
+	}
+	if n.Options.MTU > parent.MTU {
+		return fmt.Errorf("-o %s=%d is above the MTU of parent %s, which is %d; lower the one or raise the other", options.MTUKey, n.Options.MTU, n.parent(), parent.MTU)
+	}
+	if n.Options.MTU != 0 && n.Options.MTU < options.MinMTU6 {
+		for _, s := range n.Subnets {
+			if s.Prefix.Addr().Is6() {
+				return fmt.Errorf("-o %s=%d is too small for IPv6, which needs %d (RFC 8200)", options.MTUKey, n.Options.MTU, options.MinMTU6)
+			}
+		}
+	}
+	if !parent.Up {
+		d.logOf(n.ID).Warnf("parent %s is down: containers reach nobody until it is up (ip link set %s up)", n.parent(), n.parent())
+	}
+	return d.try(n)
+}
+
+func (d *Driver) undoParent(n *Network) {
+	if err := d.dropParent(n.parent()); err != nil {
+		d.logOf(n.ID).Errorf("parent %s of the refused network is left: %v", n.parent(), err)
+	}
+}
+
+// DeleteNetwork forgets a network and what is left of its endpoints, and
+// deletes its parent where the plugin made it and no other network uses it.
+// An unknown network is success: Docker repeats itself.
+func (d *Driver) DeleteNetwork(ctx context.Context, id string) error {
+	d.parents.Lock()
+	defer d.parents.Unlock()
+	d.mu.Lock()
+	n := d.networks[id]
+	var left []string
+	for _, e := range d.endpoints {
+		if e.NetworkID == id {
+			left = append(left, e.ID)
+		}
+	}
+	d.mu.Unlock()
+	if n == nil {
+		return nil
+	}
+	for _, e := range left {
+		d.logOf(id).Warnf("endpoint %s is left in a network that goes; delete it", Short(e))
+		if err := d.DeleteEndpoint(ctx, id, e); err != nil {
+			return err
+		}
+	}
+	d.mu.Lock()
+	submitted := d.store.Submit(remove(networkBucket, id))
+	d.mu.Unlock()
+	if err := written(ctx, submitted); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	delete(d.networks, id)
+	d.mu.Unlock()
+	d.settle() // the kernel frees the parent with its last sub-interface
+	if err := d.dropParent(n.parent()); err != nil {
+		return fmt.Errorf("network %s is gone, its parent is not: %w", Short(id), err)
+	}
+	d.logOf(id).Info("network deleted")
+	return nil
+}
