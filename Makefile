@@ -1,0 +1,53 @@
+# The targets of underlay; what needs more than a line is in scripts/.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+SUITES  ?= trixie sid
+
+# step WORDS,COMMAND: runs COMMAND, says WORDS and how many seconds it took.
+step = @start=$$SECONDS; $(2) && printf '%-52s %3d s\n' '$(1)' $$((SECONDS - start))
+
+.PHONY: help build rootfs plugin push test test-unit test-netns test-vm demo bench lint clean
+
+help: ## these lines
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+build: ## build/underlay, one static binary
+	$(call step,build/underlay $(VERSION),CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o build/underlay ./cmd/underlay)
+
+rootfs: build ## build/plugin: config.json and rootfs/ of the managed plugin (no Docker needed)
+	$(call step,build/plugin,scripts/rootfs build/underlay build/plugin)
+
+plugin: rootfs ## install it in the running Docker as underlay:latest, enabled
+	@scripts/plugin create build/plugin
+
+push: rootfs ## push it: make push REGISTRY=registry.example.org/team
+	@test -n '$(REGISTRY)' || { echo 'say where to: make push REGISTRY=registry.example.org/team' >&2; exit 2; }
+	@scripts/plugin push build/plugin '$(REGISTRY)'
+
+test: ## all tests, the VM's included, and a summary (SUITES="trixie sid")
+	@scripts/test check unit netns $(SUITES:%=vm:%)
+
+test-unit: ## gofmt, vet, shellcheck and the unit tests, with the race detector
+	@scripts/test check unit
+
+test-netns: ## the tests that need a network namespace of their own, on this kernel
+	@scripts/test netns
+
+test-vm: ## the tests on a real Docker in a VM (SUITES="bookworm trixie sid")
+	@scripts/test $(SUITES:%=vm:%)
+
+demo: ## containers on a pretend LAN, and who reached whom (as root)
+	@scripts/demo
+
+bench: ## Go benchmarks, and docker run against the built-in macvlan (as root)
+	@scripts/bench
+
+lint: ## the linters of .golangci.yml
+	@scripts/lint
+
+clean: ## delete build/ and dist/
+	rm -rf build dist

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// report prints the summary and tells whether all went well.
+func report(w io.Writer, steps []step) bool {
+	passedSomewhere := map[string]bool{}
+	vm := false
+	for _, s := range steps {
+		vm = vm || strings.HasPrefix(s.name, "vm:")
+		for _, t := range s.tests {
+			if t.outcome == passed {
+				passedSomewhere[t.key()] = true
+			}
+		}
+	}
+	excused := func(t *test) bool {
+		lacks := strings.Contains(strings.Join(t.output, " "), "kernel lacks")
+		return passedSomewhere[t.key()] || (lacks && vm)
+	}
+
+	var nPassed, nFailed, nSkipped int
+	var failures, skips strings.Builder
+	fmt.Fprintf(w, "%-14s %8s %8s %8s %8s\n", "step", "passed", "failed", "skipped", "seconds")
+	for _, s := range steps {
+		var p, f, k int
+		for _, t := range s.tests {
+			switch {
+			case t.outcome == passed:
+				p++
+			case t.outcome == skipped && excused(t):
+				k++
+				fmt.Fprintf(&skips, "  %s %s: %s\n", s.name, t.name, reason(t))
+			case t.outcome == skipped:
+				f++
+				fmt.Fprintf(&failures, "  %s %s %s: skipped, and nothing else covers it: %s\n", s.name, t.pkg, t.name, reason(t))
+			default:
+				f++
+				fmt.Fprintf(&failures, "  %s %s %s\n", s.name, t.pkg, t.name)
+				for _, line := range t.output {
+					fmt.Fprintf(&failures, "      %s\n", line)
+				}
+			}
+		}
+		for _, b := range s.broken {
+			f++
+			fmt.Fprintf(&failures, "  %s %s\n%s", s.name, b, tail(s.stderr, 30))
+		}
+		fmt.Fprintf(w, "%-14s %8d %8d %8d %8d\n", s.name, p, f, k, s.seconds)
+		nPassed, nFailed, nSkipped = nPassed+p, nFailed+f, nSkipped+k
+	}
+	if skips.Len() > 0 {
+		fmt.Fprintf(w, "\nskipped:\n%s", skips.String())
+	}
+	if failures.Len() > 0 {
+		fmt.Fprintf(w, "\nfailed:\n%s", failures.String())
+	}
+	fmt.Fprintf(w, "\n%d passed, %d failed", nPassed, nFailed)
+	if nSkipped > 0 {
+		fmt.Fprintf(w, ", %d skipped", nSkipped)
+	}
+	fmt.Fprintln(w)
+	return nFailed == 0
+}
+
+// reason is what a skipped test said last.
+func reason(t *test) string {
+	if len(t.output) == 0 {
+		return "no reason given"
+	}
+	return strings.TrimSpace(t.output[len(t.output)-1])
+}
+
+// tail is the end of a file, indented; nothing if there is none.
+func tail(path string, lines int) string {
+	b, err := os.ReadFile(path)
+	if err != nil || len(b) == 0 {
+		return ""
+	}
+	all := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	if len(all) > lines {
+		all = all[len(all)-lines:]
+	}
+	return "      " + strings.Join(all, "\n      ") + "\n"
+}
