@@ -50,14 +50,10 @@ func New() *Kernel {
 // AddNIC plugs in a network card, up, MTU 1500, with the MAC address
 // 00:16:3e:00:00:INDEX.
 func (k *Kernel) AddNIC(name string) {
-	mac := net.HardwareAddr{0x00, 0x16, 0x3e, 0, 0, byte(k.nextIndex())}
-	k.Add(netlinkutil.Link{Name: name, Kind: "device", MTU: 1500, Up: true, MAC: mac, PermMAC: mac})
-}
-
-func (k *Kernel) nextIndex() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.next
+	mac := net.HardwareAddr{0x00, 0x16, 0x3e, 0, 0, byte(k.next)}
+	k.place(netlinkutil.Link{Name: name, Kind: "device", MTU: 1500, Up: true, MAC: mac, PermMAC: mac})
 }
 
 // Add puts a link there as somebody else would: a bridge, a foreign dummy, a
@@ -67,6 +63,10 @@ func (k *Kernel) nextIndex() int {
 func (k *Kernel) Add(l netlinkutil.Link) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.place(l)
+}
+
+func (k *Kernel) place(l netlinkutil.Link) {
 	if k.find(l.Name) != nil {
 		panic("fake: link " + l.Name + " exists already")
 	}
@@ -548,3 +548,18 @@ func (l *link) print(b *strings.Builder) {
 
 // ErrInjected is for Fail where a test does not mind which error it is.
 var ErrInjected = errors.New("injected failure")
+
+// Mode is the mode that a sub-interface has by now, wherever it is: ipvlan
+// links change with the latest on their parent.
+func (k *Kernel) Mode(name string) (m mode.Mode, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	l := k.find(name)
+	if l == nil {
+		l = k.away(name)
+	}
+	if l == nil || l.mode == (mode.Mode{}) {
+		return m, false
+	}
+	return l.mode, true
+}

@@ -1,0 +1,259 @@
+package netlinkutil_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"underlay/netlinkutil"
+	"underlay/netlinkutil/fake"
+)
+
+// inside marks the test process that has a user namespace of its own.
+const inside = "UNDERLAY_INSIDE"
+
+// TestMain runs the tests of an ordinary user in a user namespace, where he
+// may make links. Go's threads cannot unshare one together, hence a second
+// process.
+func TestMain(m *testing.M) {
+	if os.Geteuid() == 0 || os.Getenv(inside) != "" {
+		os.Exit(m.Run())
+	}
+	runtime.LockOSThread() // Pdeathsig is about the thread, not the process
+	self := exec.Command("/proc/self/exe", os.Args[1:]...)
+	self.Stdin, self.Stdout, self.Stderr = os.Stdin, os.Stdout, os.Stderr
+	self.Env = append(os.Environ(), inside+"=1")
+	self.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+		Pdeathsig:   unix.SIGKILL,
+	}
+	err := self.Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		os.Exit(0)
+	case errors.As(err, &exit):
+		os.Exit(exit.ExitCode())
+	}
+	fmt.Fprintln(os.Stderr, "no user namespace for the tests, so without:", err)
+	os.Exit(m.Run())
+}
+
+// verbs is what the driver asks of a host.
+type verbs interface {
+	Link(name string) (netlinkutil.Link, error)
+	Links() ([]netlinkutil.Link, error)
+	EnsureVLAN(name, lower string, id int, alias string) (bool, error)
+	EnsureDummy(name, alias string, mac net.HardwareAddr) (bool, error)
+	SetUp(name string) error
+	AddSubInterface(netlinkutil.SubInterface) (netlinkutil.Link, error)
+	DeleteLink(name string) error
+}
+
+// world is a host under test and what others than underlay do to it.
+type world interface {
+	verbs
+	AddNIC(name string)                    // up, MTU 1500
+	AddBridge(name string)                 // a link of somebody else's
+	SetDown(name string)                   //
+	Enslave(port, br string)               //
+	Move(name string) error                // into a container, and up
+	Return(name string) error              // out of it, down
+	Vanish(name string)                    // with the container
+	Mode(t *testing.T, name string) string // what the kernel has, "ipvlan l3 vepa"
+}
+
+// needs skips a test where the kernel lacks a link type. UNDERLAY_NO_SKIP
+// makes that a failure: the VM's kernel has them all.
+func needs(t testing.TB, kinds ...string) {
+	t.Helper()
+	for _, kind := range kinds {
+		if !kernelHas(t, kind) {
+			lack(t, kind+" links")
+		}
+	}
+}
+
+func lack(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("UNDERLAY_NO_SKIP") != "" {
+		t.Fatalf("kernel lacks %s, and UNDERLAY_NO_SKIP is set", what)
+	}
+	t.Skipf("kernel lacks %s", what)
+}
+
+func kernelHas(t testing.TB, kind string) bool {
+	t.Helper()
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := netlink.NewLinkAttrs()
+	a.Name = "probe"
+	a.ParentIndex = lo.Attrs().Index // refused by those that want a parent, but not with EOPNOTSUPP
+	var l netlink.Link
+	switch kind {
+	case "macvlan":
+		l = &netlink.Macvlan{LinkAttrs: a}
+	case "ipvlan":
+		l = &netlink.IPVlan{LinkAttrs: a}
+	case "vlan": // lo takes no VLANs, which is EOPNOTSUPP too: no parent at all is EINVAL
+		a.ParentIndex = 0
+		l = &netlink.Vlan{LinkAttrs: a, VlanId: 1}
+	case "dummy":
+		a.ParentIndex = 0
+		l = &netlink.Dummy{LinkAttrs: a}
+	}
+	err = netlink.LinkAdd(l)
+	if err == nil {
+		netlink.LinkDel(l)
+	}
+	return !errors.Is(err, unix.EOPNOTSUPP)
+}
+
+// fakeWorld is the fake kernel.
+type fakeWorld struct{ *fake.Kernel }
+
+func newFake() *fakeWorld { return &fakeWorld{fake.New()} }
+
+func (w *fakeWorld) AddBridge(name string) {
+	mac := net.HardwareAddr{2, 0xb, 0, 0, 0, 1}
+	w.Add(netlinkutil.Link{Name: name, Kind: "bridge", MTU: 1500, Up: true, MAC: mac})
+}
+
+func (w *fakeWorld) SetDown(name string) {
+	w.Set(name, func(l *netlinkutil.Link) { l.Up = false })
+}
+
+func (w *fakeWorld) Enslave(port, br string) { must(w.Kernel.Enslave(port, br)) }
+func (w *fakeWorld) Vanish(name string)      { must(w.Kernel.Vanish(name)) }
+
+func (w *fakeWorld) Mode(t *testing.T, name string) string {
+	m, ok := w.Kernel.Mode(name)
+	if !ok {
+		t.Fatalf("no sub-interface %s", name)
+	}
+	return m.String()
+}
+
+// kernelWorld is the real kernel in a netns of this test's own.
+type kernelWorld struct {
+	*netlinkutil.Host
+	nl, there   *netlink.Handle // here, and in the container
+	here, other netns.NsHandle
+}
+
+// newKernel gives the calling goroutine's thread a fresh netns and never gives
+// it back: the thread ends with the goroutine.
+func newKernel(t testing.TB) *kernelWorld {
+	t.Helper()
+	runtime.LockOSThread()
+	w := &kernelWorld{}
+	var err error
+	if w.other, err = netns.New(); errors.Is(err, unix.EPERM) {
+		lack(t, "leave to make a netns")
+	}
+	must(err)
+	w.there, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+	must(err)
+	w.here, err = netns.New()
+	must(err)
+	w.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+	must(err)
+	w.Host, err = netlinkutil.Open()
+	must(err)
+	t.Cleanup(func() {
+		w.Close()
+		w.nl.Close()
+		w.there.Close()
+		w.here.Close()
+		w.other.Close()
+	})
+	return w
+}
+
+// must is for what only a broken test can make fail.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+func (w *kernelWorld) find(name string) netlink.Link {
+	l, err := w.nl.LinkByName(name)
+	must(err)
+	return l
+}
+
+// AddNIC makes a veth pair; its far end is the name with a p.
+func (w *kernelWorld) AddNIC(name string) {
+	a := netlink.NewLinkAttrs()
+	a.Name, a.MTU = name, 1500
+	must(w.nl.LinkAdd(&netlink.Veth{LinkAttrs: a, PeerName: name + "p"}))
+	must(w.nl.LinkSetUp(w.find(name)))
+	must(w.nl.LinkSetUp(w.find(name + "p")))
+}
+
+func (w *kernelWorld) AddBridge(name string) {
+	a := netlink.NewLinkAttrs()
+	a.Name = name
+	must(w.nl.LinkAdd(&netlink.Bridge{LinkAttrs: a}))
+	must(w.nl.LinkSetUp(w.find(name)))
+}
+
+func (w *kernelWorld) SetDown(name string)     { must(w.nl.LinkSetDown(w.find(name))) }
+func (w *kernelWorld) Enslave(port, br string) { must(w.nl.LinkSetMaster(w.find(port), w.find(br))) }
+
+func (w *kernelWorld) Move(name string) error {
+	l := w.find(name)
+	must(w.nl.LinkSetNsFd(l, int(w.other)))
+	l, err := w.there.LinkByName(name)
+	must(err)
+	if err := w.there.LinkSetUp(l); err != nil {
+		must(w.there.LinkSetNsFd(l, int(w.here)))
+		return err
+	}
+	return nil
+}
+
+func (w *kernelWorld) Return(name string) error {
+	l, err := w.there.LinkByName(name)
+	must(err)
+	return w.there.LinkSetNsFd(l, int(w.here))
+}
+
+func (w *kernelWorld) Vanish(name string) {
+	l, err := w.there.LinkByName(name)
+	must(err)
+	must(w.there.LinkDel(l))
+}
+
+func (w *kernelWorld) Mode(t *testing.T, name string) string {
+	l, err := w.nl.LinkByName(name)
+	if err != nil {
+		if l, err = w.there.LinkByName(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	switch l := l.(type) {
+	case *netlink.Macvlan:
+		return "macvlan " + map[netlink.MacvlanMode]string{
+			netlink.MACVLAN_MODE_BRIDGE: "bridge", netlink.MACVLAN_MODE_PRIVATE: "private",
+			netlink.MACVLAN_MODE_VEPA: "vepa", netlink.MACVLAN_MODE_PASSTHRU: "passthru"}[l.Mode]
+	case *netlink.IPVlan:
+		return "ipvlan " + []string{"l2", "l3", "l3s"}[l.Mode] + []string{"", " private", " vepa"}[l.Flag]
+	}
+	t.Fatalf("link %s is %s", name, l.Type())
+	return ""
+}
