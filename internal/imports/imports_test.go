@@ -1,0 +1,68 @@
+// Package imports holds the test of who may import whom.
+package imports
+
+import (
+	"encoding/json"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// may lists, for each package, which of ours it may import.
+var may = map[string][]string{
+	"underlay/internal/mode":    {},
+	"underlay/internal/store":   {},
+	"underlay/internal/options": {"underlay/internal/mode"},
+	"underlay/netlinkutil":      {"underlay/internal/mode"},
+	"underlay/netlinkutil/fake": {"underlay/internal/mode", "underlay/netlinkutil"},
+	"underlay/ipam":             {"underlay/internal/options", "underlay/internal/store"},
+	"underlay/driver":           {"underlay/internal/mode", "underlay/internal/options", "underlay/internal/store", "underlay/netlinkutil"},
+	"underlay/plugin":           {"underlay/driver", "underlay/internal/options", "underlay/internal/store", "underlay/ipam", "underlay/netlinkutil"},
+	"underlay/cmd/underlay":     {"underlay/ipam", "underlay/plugin"},
+	"underlay/internal/vmtest":  {},
+	"underlay/internal/imports": {},
+}
+
+// only lists who alone may import a module.
+var only = map[string][]string{
+	"github.com/vishvananda/":              {"underlay/netlinkutil"},
+	"github.com/docker/go-plugins-helpers": {"underlay/plugin"},
+	"go.etcd.io/bbolt":                     {"underlay/internal/store"},
+	"github.com/spf13/cobra":               {"underlay/cmd/underlay"},
+	"os/exec":                              {"underlay/internal/vmtest", "underlay/internal/imports"},
+}
+
+func TestImportsPointOneWay(t *testing.T) {
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "underlay/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for dec := json.NewDecoder(strings.NewReader(string(out))); dec.More(); seen++ {
+		var p struct {
+			ImportPath string
+			Imports    []string
+		}
+		if err := dec.Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		allowed, known := may[p.ImportPath]
+		if !known {
+			t.Errorf("%s is not in the picture: say here what it may import", p.ImportPath)
+		}
+		for _, i := range p.Imports {
+			if strings.HasPrefix(i, "underlay/") && !slices.Contains(allowed, i) {
+				t.Errorf("%s imports %s", p.ImportPath, i)
+			}
+			for prefix, who := range only {
+				if strings.HasPrefix(i, prefix) && !slices.Contains(who, p.ImportPath) {
+					t.Errorf("%s imports %s, which only %v may", p.ImportPath, i, who)
+				}
+			}
+		}
+	}
+	if seen < 8 {
+		t.Errorf("only %d packages were looked at", seen)
+	}
+}
