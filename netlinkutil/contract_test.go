@@ -28,8 +28,8 @@ func TestContract(t *testing.T) {
 			t.Run("fake", func(t *testing.T) { c.test(t, newFake()) })
 			t.Run("kernel", func(t *testing.T) {
 				w := newKernel(t)
-				needs(t, "macvlan")
-				needs(t, c.needs...)
+				w.needs(t, "macvlan")
+				w.needs(t, c.needs...)
 				c.test(t, w)
 			})
 		})

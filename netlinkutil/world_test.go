@@ -76,10 +76,10 @@ type world interface {
 
 // needs skips a test where the kernel lacks a link type. UNDERLAY_NO_SKIP
 // makes that a failure: the VM's kernel has them all.
-func needs(t testing.TB, kinds ...string) {
+func (w *kernelWorld) needs(t testing.TB, kinds ...string) {
 	t.Helper()
 	for _, kind := range kinds {
-		if !kernelHas(t, kind) {
+		if !w.has(kind) {
 			lack(t, kind+" links")
 		}
 	}
@@ -93,33 +93,25 @@ func lack(t testing.TB, what string) {
 	t.Skipf("kernel lacks %s", what)
 }
 
-func kernelHas(t testing.TB, kind string) bool {
-	t.Helper()
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
+// has asks for a link that no kernel makes (on lo, or on nothing), and looks
+// at the refusal: only a kernel without the type says EOPNOTSUPP.
+func (w *kernelWorld) has(kind string) bool {
 	a := netlink.NewLinkAttrs()
-	a.Name = "probe"
-	a.ParentIndex = lo.Attrs().Index // refused by those that want a parent, but not with EOPNOTSUPP
+	a.Name, a.ParentIndex = "probe", w.find("lo").Attrs().Index
 	var l netlink.Link
 	switch kind {
 	case "macvlan":
 		l = &netlink.Macvlan{LinkAttrs: a}
 	case "ipvlan":
 		l = &netlink.IPVlan{LinkAttrs: a}
-	case "vlan": // lo takes no VLANs, which is EOPNOTSUPP too: no parent at all is EINVAL
-		a.ParentIndex = 0
+	case "vlan":
+		a.ParentIndex = 0 // lo's refusal of a VLAN is EOPNOTSUPP too
 		l = &netlink.Vlan{LinkAttrs: a, VlanId: 1}
 	case "dummy":
-		a.ParentIndex = 0
+		a.HardwareAddr = net.HardwareAddr{1, 0, 0, 0, 0, 0}
 		l = &netlink.Dummy{LinkAttrs: a}
 	}
-	err = netlink.LinkAdd(l)
-	if err == nil {
-		netlink.LinkDel(l)
-	}
-	return !errors.Is(err, unix.EOPNOTSUPP)
+	return !errors.Is(w.nl.LinkAdd(l), unix.EOPNOTSUPP)
 }
 
 // fakeWorld is the fake kernel.
@@ -154,24 +146,20 @@ type kernelWorld struct {
 	here, other netns.NsHandle
 }
 
-// newKernel gives the calling goroutine's thread a fresh netns and never gives
-// it back: the thread ends with the goroutine.
+// newKernel makes two netns, one for the host and one for a container. The
+// thread that enters them ends with its goroutine.
 func newKernel(t testing.TB) *kernelWorld {
 	t.Helper()
-	runtime.LockOSThread()
 	w := &kernelWorld{}
-	var err error
-	if w.other, err = netns.New(); errors.Is(err, unix.EPERM) {
+	failed := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		failed <- w.open()
+	}()
+	err := <-failed
+	if errors.Is(err, unix.EPERM) {
 		lack(t, "leave to make a netns")
 	}
-	must(err)
-	w.there, err = netlink.NewHandle(unix.NETLINK_ROUTE)
-	must(err)
-	w.here, err = netns.New()
-	must(err)
-	w.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE)
-	must(err)
-	w.Host, err = netlinkutil.Open()
 	must(err)
 	t.Cleanup(func() {
 		w.Close()
@@ -181,6 +169,23 @@ func newKernel(t testing.TB) *kernelWorld {
 		w.other.Close()
 	})
 	return w
+}
+
+func (w *kernelWorld) open() (err error) {
+	if w.other, err = netns.New(); err != nil {
+		return err
+	}
+	if w.there, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return err
+	}
+	if w.here, err = netns.New(); err != nil {
+		return err
+	}
+	if w.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return err
+	}
+	w.Host, err = netlinkutil.Open()
+	return err
 }
 
 // must is for what only a broken test can make fail.
