@@ -7,9 +7,9 @@
 //
 //	N passed, N failed[, N skipped]
 //
-// A skipped test counts as skipped only where the same test passed in another
-// step, or where it says that the kernel lacks something and a VM, whose kernel
-// does not, was run; else it counts as failed. The exit status is 1 when a test
+// A skipped test counts as skipped where the same test passed in another step
+// (in a VM, whose kernel lacks nothing), or, when no VM was run, where it says
+// what this kernel lacks; else it counts as failed. The exit status is 1 when a test
 // or a step failed.
 package main
 
