@@ -265,10 +265,17 @@ func (h *Host) ensure(want Link, k netlink.Link, alias string) (made bool, err e
 		return false, want.Refusal(err)
 	}
 	if err := h.setAlias(k, alias); err != nil {
-		h.DeleteLink(want.Name)
-		return false, err
+		return false, h.undo(want.Name, err)
 	}
 	return true, nil
+}
+
+// undo deletes a link that could not be finished because of err.
+func (h *Host) undo(name string, err error) error {
+	if left := h.DeleteLink(name); left != nil {
+		return fmt.Errorf("%w; and link %s is left behind: %w", err, name, left)
+	}
+	return err
 }
 
 // setAlias is a message of its own: the kernel ignores IFLA_IFALIAS in the
@@ -337,8 +344,7 @@ func (h *Host) AddSubInterface(s SubInterface) (Link, error) {
 	}
 	l, err := h.finish(s, k, parent)
 	if err != nil {
-		h.DeleteLink(s.Name)
-		return Link{}, err
+		return Link{}, h.undo(s.Name, err)
 	}
 	return l, nil
 }

@@ -34,7 +34,7 @@ type SubInterface struct {
 	Alias      string           // whose it is: a leftover with an equal alias is replaced
 }
 
-// ipvlan and macvlan both carry the kind of what stands on a parent.
+// stacked tells of a link type whether IFLA_LINK is the link that it sits on.
 func stacked(kind string) bool {
 	switch kind {
 	case "vlan", "macvlan", "macvtap", "ipvlan", "ipvtap":

@@ -15,6 +15,9 @@ import (
 	"underlay/netlinkutil"
 )
 
+// ErrInjected is for Fail where a test does not mind which error it is.
+var ErrInjected = errors.New("injected failure")
+
 // Kernel is a host's links. Make one with New; it is safe for concurrent use.
 type Kernel struct {
 	mu    sync.Mutex
@@ -545,9 +548,6 @@ func (l *link) print(b *strings.Builder) {
 	}
 	b.WriteByte('\n')
 }
-
-// ErrInjected is for Fail where a test does not mind which error it is.
-var ErrInjected = errors.New("injected failure")
 
 // Mode is the mode that a sub-interface has by now, wherever it is: ipvlan
 // links change with the latest on their parent.

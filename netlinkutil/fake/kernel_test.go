@@ -1,0 +1,125 @@
+package fake_test
+
+import (
+	"errors"
+	"net"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"underlay/internal/mode"
+	"underlay/netlinkutil"
+	"underlay/netlinkutil/fake"
+)
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func add(t *testing.T, k *fake.Kernel, name, parent, m string, mac byte) {
+	t.Helper()
+	s := netlinkutil.SubInterface{Name: name, Parent: parent, Alias: "underlay " + name}
+	ok(t, s.Mode.UnmarshalText([]byte(m)))
+	if mac != 0 {
+		s.MAC = net.HardwareAddr{2, 0x42, 10, 0, 0, mac}
+	}
+	_, err := k.AddSubInterface(s)
+	ok(t, err)
+}
+
+// TestString is what everybody else's golden pictures rest on.
+func TestString(t *testing.T) {
+	k := fake.New()
+	k.AddNIC("eth0")
+	k.AddNIC("eth1")
+	k.AddNIC("eth2")
+	k.AddNIC("eth3")
+	k.Add(netlinkutil.Link{Name: "br0", Kind: "bridge", MTU: 9000, MAC: net.HardwareAddr{2, 0xb, 0, 0, 0, 1}})
+	ok(t, k.Enslave("eth3", "br0"))
+	_, err := k.EnsureVLAN("eth0.10", "eth0", 10, "underlay parent")
+	ok(t, err)
+	_, err = k.EnsureDummy("ul-dummy", "", nil)
+	ok(t, err)
+	add(t, k, "ul-1", "eth0", "macvlan bridge", 1)
+	add(t, k, "ul-2", "eth0.10", "macvlan private", 0)
+	add(t, k, "ul-3", "eth1", "ipvlan l2", 0)
+	add(t, k, "ul-4", "eth2", "macvlan passthru", 4)
+	_, err = k.AddSubInterface(netlinkutil.SubInterface{Name: "ul-5", Parent: "ul-dummy", Mode: mode.Default, MTU: 1280, BCQueueLen: 2000})
+	ok(t, err)
+	ok(t, k.SetUp("ul-2"))
+	ok(t, k.Move("ul-1"))
+	ok(t, k.Move("ul-3"))
+	add(t, k, "ul-6", "eth1", "ipvlan l3 vepa", 0) // and ul-3 with it
+	const want = `2 eth0 device 00:16:3e:00:00:02 mtu 1500 up
+3 eth1 device 00:16:3e:00:00:03 mtu 1500 up
+4 eth2 device 02:42:0a:00:00:04 mtu 1500 up
+5 eth3 device in br0 00:16:3e:00:00:05 mtu 1500 up
+6 br0 bridge 02:0b:00:00:00:01 mtu 9000 down
+7 eth0.10 vlan 10 on eth0 00:16:3e:00:00:02 mtu 1500 up "underlay parent"
+8 ul-dummy dummy 02:00:00:00:00:08 mtu 1500 up
+10 ul-2 macvlan private on eth0.10 02:00:00:00:00:0a mtu 1500 up "underlay ul-2"
+12 ul-4 macvlan passthru on eth2 02:42:0a:00:00:04 mtu 1500 down "underlay ul-4"
+13 ul-5 macvlan bridge on ul-dummy 02:00:00:00:00:0d mtu 1280 bcqueuelen 2000 down
+14 ul-6 ipvlan l3 vepa on eth1 00:16:3e:00:00:03 mtu 1500 down "underlay ul-6"
+moved:
+9 ul-1 macvlan bridge on eth0 02:42:0a:00:00:01 mtu 1500 up "underlay ul-1"
+11 ul-3 ipvlan l3 vepa on eth1 00:16:3e:00:00:03 mtu 1500 up "underlay ul-3"
+`
+	if diff := cmp.Diff(want, k.String()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	for _, name := range []string{"ul-2", "ul-4", "ul-5", "ul-6", "ul-dummy", "eth0.10", "br0"} {
+		ok(t, k.DeleteLink(name))
+	}
+	ok(t, k.Return("ul-1"))
+	ok(t, k.Vanish("ul-3"))
+	const rest = `2 eth0 device 00:16:3e:00:00:02 mtu 1500 up
+3 eth1 device 00:16:3e:00:00:03 mtu 1500 up
+4 eth2 device 00:16:3e:00:00:04 mtu 1500 up
+5 eth3 device 00:16:3e:00:00:05 mtu 1500 up
+9 ul-1 macvlan bridge on eth0 02:42:0a:00:00:01 mtu 1500 down "underlay ul-1"
+`
+	if diff := cmp.Diff(rest, k.String()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func TestFail(t *testing.T) {
+	k := fake.New()
+	k.AddNIC("eth0")
+	k.Fail("DeleteLink", 2, fake.ErrInjected)
+	k.Fail("DeleteLink", 3, unix.EPERM)
+	for i, want := range []error{nil, fake.ErrInjected, unix.EPERM, nil} {
+		if err := k.DeleteLink("ul-1"); !errors.Is(err, want) || (err == nil) != (want == nil) {
+			t.Errorf("call %d: %v, want %v", i+1, err, want)
+		}
+	}
+}
+
+// TestLack is about what a kernel without some link types says.
+func TestLack(t *testing.T) {
+	k := fake.New()
+	k.AddNIC("eth0")
+	for _, kind := range []string{"vlan", "dummy", "ipvlan"} {
+		k.Lack(kind)
+	}
+	_, vlan := k.EnsureVLAN("eth0.10", "eth0", 10, "")
+	_, dummy := k.EnsureDummy("ul-d", "", nil)
+	_, ipvlan := k.AddSubInterface(netlinkutil.SubInterface{Name: "ul-1", Parent: "eth0", Mode: mode.Mode{Kind: mode.IPvlan, Name: "l2", Flag: "bridge"}})
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{vlan, "adding vlan link eth0.10 on eth0: eth0 takes no VLANs, or this kernel has none (modprobe 8021q)"},
+		{dummy, "adding dummy link ul-d: this kernel has no dummy links; load or install its module (modprobe dummy)"},
+		{ipvlan, "adding ipvlan l2 link ul-1 on parent eth0: this kernel has no ipvlan links; load or install its module (modprobe ipvlan)"},
+	} {
+		if !errors.Is(c.err, netlinkutil.ErrUnsupported) || c.err.Error() != c.want {
+			t.Errorf("%v\nwant %s", c.err, c.want)
+		}
+	}
+}
