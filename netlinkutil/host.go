@@ -230,7 +230,7 @@ func (h *Host) EnsureVLAN(name, lower string, id int, alias string) (made bool, 
 	a := netlink.NewLinkAttrs()
 	a.Name, a.ParentIndex = name, low.Attrs().Index
 	a.Flags = net.FlagUp
-	want := Link{Name: name, Kind: "vlan", Lower: lower, VLAN: id}
+	want := Link{Name: name, Kind: "vlan", Lower: low.Attrs().Name, VLAN: id}
 	return h.ensure(want, &netlink.Vlan{LinkAttrs: a, VlanId: id}, alias)
 }
 
@@ -316,6 +316,7 @@ func (h *Host) AddSubInterface(s SubInterface) (Link, error) {
 		return Link{}, err
 	}
 	parent := link(pk)
+	s.Parent = parent.Name // it may have been asked for by an altname
 	if err := s.Check(parent); err != nil {
 		return Link{}, err
 	}
