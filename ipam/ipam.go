@@ -1,0 +1,199 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/tidwall/btree"
+
+	"underlay/internal/store"
+)
+
+// What a refusal is about; the text around it names the case and the remedy.
+var (
+	ErrUnknownPool = errors.New("unknown pool")
+	ErrOverlap     = errors.New("subnet is not free")
+	ErrTaken       = errors.New("address is taken")
+	ErrUnusable    = errors.New("address cannot be given out")
+	ErrExhausted   = errors.New("exhausted")
+)
+
+// grace is for how long something that nobody is known to need stays held. It
+// must outlast what dockerd may do between two calls that belong together: it
+// repeats a failing call for 15 s.
+const grace = time.Minute
+
+// Config is what a plugin's settings say about addresses.
+type Config struct {
+	// DefaultPools are where a network without --subnet gets one. Nil stands
+	// for 10.210.0.0/16 in /24s and a unique local /48 of this host in /64s.
+	DefaultPools []DefaultPool
+	Log          *logrus.Entry // nil: no log
+}
+
+// Users knows which addresses are in use by endpoints, whatever dockerd says.
+// Its methods are called with and without IPAM's lock: they must not call back.
+type Users interface {
+	// Holder tells who has an address, in words such as
+	// "endpoint 1a2b3c4d5e6f of network 9f8e7d6c5b4a".
+	Holder(addr netip.Addr) (what string, ok bool)
+}
+
+// IPAM holds all pools. Its methods may be called in parallel.
+type IPAM struct {
+	store    *store.Store
+	users    Users
+	defaults []DefaultPool
+	log      *logrus.Entry
+	now      func() time.Time
+	grace    time.Duration
+
+	mu       sync.Mutex
+	pools    *btree.BTreeG[*pool] // by subnet; no two overlap
+	networks map[string]NetworkPools
+	naming   map[netip.Prefix]map[string]struct{} // subnet to the networks that name it
+	daemon   uint64                               // dockerd's generation: how often it has connected
+	replayed uint64                               // the latest generation known to have replayed its networks
+	timed    bool                                 // a clearing of leftovers is due
+}
+
+// New loads the pools and addresses on disk. Networks are not stored here:
+// NetworkCreated must be called for each before the first request.
+func New(st *store.Store, users Users, cfg Config) (*IPAM, error) {
+	i := &IPAM{
+		store:    st,
+		users:    users,
+		defaults: cfg.DefaultPools,
+		log:      cfg.Log,
+		now:      time.Now,
+		grace:    grace,
+		pools:    btree.NewBTreeGOptions(func(a, b *pool) bool { return a.subnet.Addr().Less(b.subnet.Addr()) }, btree.Options{NoLocks: true}),
+		networks: map[string]NetworkPools{},
+		naming:   map[netip.Prefix]map[string]struct{}{},
+	}
+	if i.log == nil {
+		quiet := logrus.New()
+		quiet.SetOutput(io.Discard)
+		i.log = logrus.NewEntry(quiet)
+	}
+	if err := i.load(); err != nil {
+		return nil, err
+	}
+	if i.defaults == nil {
+		var err error
+		if i.defaults, err = builtinPools(st); err != nil {
+			return nil, err
+		}
+	}
+	// What a crash has left behind is cleared even if no call ever comes.
+	i.clearLater()
+	return i, nil
+}
+
+// Daemon says that dockerd has connected. It may have been restarted, and may
+// then ask again for all that it holds.
+func (i *IPAM) Daemon() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.daemon++
+}
+
+// Name returns the name of the container that an address was given to, if
+// dockerd has told it (Docker 29 and later).
+func (i *IPAM) Name(addr netip.Addr) (name string, ok bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	p := i.around(addr)
+	if p == nil {
+		return "", false
+	}
+	h := p.held[addr]
+	if h == nil || h.name == "" {
+		return "", false
+	}
+	return h.name, true
+}
+
+// holder asks the driver who has an address.
+func (i *IPAM) holder(addr netip.Addr) (what string, ok bool) {
+	if i.users == nil {
+		return "", false
+	}
+	return i.users.Holder(addr)
+}
+
+// namers returns how many known networks reserve an address of a pool.
+func (i *IPAM) namers(p *pool, addr netip.Addr) int {
+	n := 0
+	for id := range i.naming[p.subnet] {
+		if slices.Contains(i.networks[id].Reserved, addr) {
+			n++
+		}
+	}
+	return n
+}
+
+// batch is a set of changes that go to disk as one.
+type batch struct {
+	changes []store.Change
+	settle  []func(err error) // run under the lock once the outcome is known
+}
+
+func (b *batch) add(c store.Change)         { b.changes = append(b.changes, c) }
+func (b *batch) onSettle(f func(err error)) { b.settle = append(b.settle, f) }
+
+func (b *batch) finish(err error) {
+	for _, f := range b.settle {
+		f(err)
+	}
+}
+
+// commit puts a batch on disk. It is called with the lock held, so that
+// batches reach the disk in the order in which they were decided on, and
+// returns without the lock. Should ctx end first, the outcome is settled in the
+// background, and a success that came too late is handed to late, if given.
+func (i *IPAM) commit(ctx context.Context, b *batch, late func()) error {
+	if len(b.changes) == 0 {
+		b.finish(nil)
+		i.mu.Unlock()
+		return nil
+	}
+	answer := i.store.Submit(b.changes...)
+	i.mu.Unlock()
+	settle := func(err error) {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		b.finish(err)
+	}
+	select {
+	case err := <-answer:
+		settle(err)
+		return err
+	case <-ctx.Done():
+		go func() {
+			err := <-answer
+			settle(err)
+			if err == nil && late != nil {
+				late()
+			}
+		}()
+		return fmt.Errorf("state is not on disk yet; try again: %w", ctx.Err())
+	}
+}
+
+// await waits for something unsettled.
+func await(ctx context.Context, settled <-chan struct{}) error {
+	select {
+	case <-settled:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("an earlier change is not on disk yet; try again: %w", ctx.Err())
+	}
+}

@@ -1,0 +1,368 @@
+package ipam
+
+import (
+	"errors"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"underlay/internal/store"
+)
+
+// bench is an IPAM on a state file, with a clock and endpoints to play with.
+type bench struct {
+	*IPAM
+	t     testing.TB
+	path  string
+	store *store.Store
+	clock time.Time
+	ends  map[netip.Addr]string
+}
+
+func (b *bench) Holder(addr netip.Addr) (string, bool) { what, ok := b.ends[addr]; return what, ok }
+
+func newBench(t testing.TB) *bench {
+	b := &bench{t: t, path: filepath.Join(t.TempDir(), "state.db"), clock: time.Now(), ends: map[netip.Addr]string{}}
+	b.open()
+	return b
+}
+
+// open starts the plugin, on what an earlier one has left.
+func (b *bench) open() {
+	b.t.Helper()
+	st, err := store.Open(b.path)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { st.Close() })
+	i, err := New(st, b, Config{})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	i.now = func() time.Time { b.clock = b.clock.Add(time.Microsecond); return b.clock }
+	b.IPAM, b.store = i, st
+}
+
+// restart is a plugin's restart. Networks are told again by the driver.
+func (b *bench) restart() {
+	b.t.Helper()
+	networks := b.networks
+	if err := b.store.Close(); err != nil {
+		b.t.Fatal(err)
+	}
+	b.open()
+	for id, n := range networks {
+		b.NetworkCreated(id, n)
+	}
+}
+
+// later clears leftovers after the grace period.
+func (b *bench) later() {
+	b.clock = b.clock.Add(grace + time.Second)
+	b.clear()
+}
+
+func (b *bench) pool(subnet, within string) string {
+	b.t.Helper()
+	p, err := b.RequestPool(b.t.Context(), poolRequest(subnet, within))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return p.ID
+}
+
+func (b *bench) release(pool string) {
+	b.t.Helper()
+	if err := b.ReleasePool(b.t.Context(), pool); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) delete(network string) {
+	b.t.Helper()
+	if err := b.NetworkDeleted(b.t.Context(), network); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// get asks for an address: "" for any, "gw" and "gw ADDRESS" for a gateway.
+func (b *bench) get(pool, what string) (string, error) {
+	r := AddressRequest{PoolID: pool}
+	what, r.Gateway = strings.CutPrefix(what, "gw")
+	if what = strings.TrimSpace(what); what != "" {
+		r.Addr = netip.MustParseAddr(what)
+	}
+	a, err := b.RequestAddress(b.t.Context(), r)
+	if err != nil {
+		return "", err
+	}
+	return a.String(), nil
+}
+
+// gets wants addresses in this order.
+func (b *bench) gets(pool, what string, want ...string) {
+	b.t.Helper()
+	for _, w := range want {
+		if got, err := b.get(pool, what); err != nil || got != w {
+			b.t.Fatalf("%s of %s is %s, %v; want %s", what, pool, got, err, w)
+		}
+	}
+}
+
+func (b *bench) refused(pool, what string, want ...string) {
+	b.t.Helper()
+	got, err := b.get(pool, what)
+	if err == nil {
+		b.t.Fatalf("%s of %s is %s, want a refusal", what, pool, got)
+	}
+	wantError(b.t, err, want...)
+}
+
+func (b *bench) free(pool, addr string) {
+	b.t.Helper()
+	if err := b.ReleaseAddress(b.t.Context(), pool, netip.MustParseAddr(addr)); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// held wants this to be all that is held.
+func (b *bench) held(want ...string) {
+	b.t.Helper()
+	var got []string
+	for _, p := range b.Snapshot().Pools {
+		got = append(got, p.Subnet.String())
+		for _, a := range p.Addresses {
+			got = append(got, string(a.Kind)+" "+a.Address.String())
+		}
+	}
+	if strings.Join(got, ", ") != strings.Join(want, ", ") {
+		b.t.Fatalf("held: %q, want %q", got, want)
+	}
+}
+
+func poolRequest(subnet, within string) PoolRequest {
+	r := PoolRequest{Subnet: netip.MustParsePrefix(subnet)}
+	r.V6 = r.Subnet.Addr().Is6()
+	if within != "" {
+		r.Range = netip.MustParsePrefix(within)
+	}
+	return r
+}
+
+func network(subnet string, reserved ...string) NetworkPools {
+	n := NetworkPools{Subnets: []netip.Prefix{netip.MustParsePrefix(subnet)}}
+	for _, a := range reserved {
+		n.Reserved = append(n.Reserved, netip.MustParseAddr(a))
+	}
+	return n
+}
+
+// wantError wants one line that has all these parts.
+func wantError(t testing.TB, err error, parts ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("no error, want one with %q", parts)
+	}
+	if strings.Contains(err.Error(), "\n") {
+		t.Errorf("more than one line: %v", err)
+	}
+	for _, part := range parts {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("error %q lacks %q", err, part)
+		}
+	}
+}
+
+func TestANetworksLife(t *testing.T) {
+	b := newBench(t)
+	id := b.pool("192.168.50.0/24", "192.168.50.64/26")
+	if id != "192.168.50.0/24,192.168.50.64/26" {
+		t.Fatalf("pool ID %s", id)
+	}
+	b.gets(id, "gw 192.168.50.1", "192.168.50.1/24")
+	b.gets(id, "192.168.50.2", "192.168.50.2/24")
+	b.NetworkCreated("n1", network("192.168.50.0/24", "192.168.50.1", "192.168.50.2"))
+	b.gets(id, "192.168.50.70", "192.168.50.70/24")
+	b.gets(id, "", "192.168.50.64/24", "192.168.50.65/24")
+	b.free(id, "192.168.50.64")
+	b.free(id, "192.168.50.64")
+	b.restart()
+	b.gets(id, "", "192.168.50.66/24")
+	b.held("192.168.50.0/24", "gateway 192.168.50.1", "reserved 192.168.50.2",
+		"endpoint 192.168.50.65", "endpoint 192.168.50.66", "endpoint 192.168.50.70")
+	for _, a := range []string{"192.168.50.65", "192.168.50.66", "192.168.50.70", "192.168.50.1", "192.168.50.2"} {
+		b.free(id, a)
+	}
+	b.held("192.168.50.0/24", "gateway 192.168.50.1", "reserved 192.168.50.2")
+	b.release(id)
+	b.held("192.168.50.0/24", "gateway 192.168.50.1", "reserved 192.168.50.2")
+	b.delete("n1")
+	b.held()
+	b.delete("n1")
+	b.release(id)
+	b.free(id, "192.168.50.1")
+	for _, bucket := range []string{poolBucket, addressBucket} {
+		b.store.Each(bucket, func(k, v []byte) error { t.Errorf("%s/%s is left: %s", bucket, k, v); return nil })
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	b := newBench(t)
+	id := b.pool("192.168.50.0/24", "192.168.50.64/30")
+	b.gets(id, "gw 192.168.50.1", "192.168.50.1/24")
+	b.gets(id, "192.168.50.2", "192.168.50.2/24")
+	b.NetworkCreated("0123456789abcdef", network("192.168.50.0/24", "192.168.50.1", "192.168.50.2"))
+	b.gets(id, "", "192.168.50.64/24", "192.168.50.65/24", "192.168.50.66/24", "192.168.50.67/24")
+	b.ends[netip.MustParseAddr("192.168.50.64")] = "endpoint e of network n"
+	b.refused(id, "", "192.168.50.64/30 is exhausted", "all 4 ", "widen --ip-range")
+	b.refused(id, "192.168.51.1", "192.168.51.1 is outside subnet 192.168.50.0/24")
+	b.refused(id, "fd00::1", "fd00::1 is outside")
+	b.refused(id, "192.168.50.0", "network address")
+	b.refused(id, "gw 192.168.50.255", "broadcast address")
+	b.refused(id, "192.168.50.1", "the gateway of network 0123456789ab;")
+	b.refused(id, "192.168.50.2", "reserved by network 0123456789ab;")
+	b.refused(id, "192.168.50.64", "taken", "held by endpoint e of network n")
+	b.refused(id, "gw 192.168.50.65", "taken", "held for a container")
+	b.refused("192.168.1.0/24", "", `unknown pool "192.168.1.0/24"`, "create it again")
+	b.refused("nonsense", "", `unknown pool "nonsense"`)
+	v6 := b.pool("fd00:1::/64", "")
+	b.refused(v6, "fd00:1::", "anycast")
+	before := b.Snapshot()
+	for _, c := range []struct {
+		r    PoolRequest
+		want string
+	}{
+		{PoolRequest{Subnet: netip.MustParsePrefix("10.1.2.3/24")}, "give 10.1.2.0/24"},
+		{PoolRequest{Subnet: netip.MustParsePrefix("10.1.2.0/24"), V6: true}, "family"},
+		{PoolRequest{Range: netip.MustParsePrefix("10.1.2.0/24")}, "needs a --subnet"},
+		{PoolRequest{Options: map[string]string{"foo": "bar"}}, `unknown --ipam-opt "foo"`},
+		{poolRequest("10.1.2.0/24", "10.1.3.0/26"), "range 10.1.3.0/26 is outside subnet 10.1.2.0/24"},
+		{poolRequest("10.1.2.0/24", "10.0.0.0/8"), "outside"},
+		{poolRequest("10.1.2.0/24", "fd00::/64"), "outside"},
+		{poolRequest("10.1.2.0/24", "10.1.2.255/32"), "no address"},
+		{poolRequest("192.168.0.0/16", ""), "overlaps 192.168.50.0/24"},
+		{poolRequest("192.168.50.128/25", ""), "use --subnet 192.168.50.0/24"},
+		{poolRequest("0.0.0.0/0", ""), "no subnet of hosts"},
+		{poolRequest("::ffff:10.0.0.0/112", ""), "IPv4 subnet"},
+	} {
+		_, err := b.RequestPool(t.Context(), c.r)
+		wantError(t, err, c.want)
+	}
+	if after := b.Snapshot(); len(after.Pools) != len(before.Pools) || after.Pools[0].Held != before.Pools[0].Held {
+		t.Errorf("a refusal changed something: %v, before %v", after, before)
+	}
+	_, err := b.get(id, "192.168.50.64")
+	if !errors.Is(err, ErrTaken) {
+		t.Errorf("%v is not ErrTaken", err)
+	}
+}
+
+func TestReplay(t *testing.T) {
+	b := newBench(t)
+	id := b.pool("192.168.50.0/24", "")
+	b.gets(id, "gw 192.168.50.1", "192.168.50.1/24")
+	b.gets(id, "192.168.50.9", "192.168.50.9/24")
+	b.NetworkCreated("n1", network("192.168.50.0/24", "192.168.50.1", "192.168.50.9"))
+	b.gets(id, "", "192.168.50.2/24", "192.168.50.3/24")
+	b.refused(id, "192.168.50.2", "taken") // not restarted
+
+	b.Daemon()
+	b.refused(id, "192.168.50.2", "taken") // not asked for the pool yet
+	b.pool("192.168.50.0/24", "")
+	b.gets(id, "gw 192.168.50.1", "192.168.50.1/24")
+	b.gets(id, "192.168.50.9", "192.168.50.9/24")
+	b.gets(id, "192.168.50.2", "192.168.50.2/24")
+	b.refused(id, "192.168.50.2", "taken") // once only
+	b.refused(id, "192.168.50.9", "taken")
+	if refs := b.Snapshot().Pools[0].Refs; refs != 1 {
+		t.Errorf("%d references after the replay", refs)
+	}
+	// .3 was not asked for again, and no endpoint has it.
+	b.later()
+	b.held("192.168.50.0/24", "gateway 192.168.50.1", "endpoint 192.168.50.2", "reserved 192.168.50.9")
+	b.free(id, "192.168.50.2")
+	b.release(id)
+	b.delete("n1")
+	b.held()
+}
+
+func TestFailedCreation(t *testing.T) {
+	b := newBench(t)
+	// Alone on its subnet: ReleasePool frees all at once.
+	id := b.pool("192.168.50.0/24", "")
+	b.gets(id, "gw 192.168.50.1", "192.168.50.1/24")
+	b.gets(id, "192.168.50.9", "192.168.50.9/24")
+	b.release(id)
+	b.held()
+
+	// Beside another network: the next try works, and then time clears.
+	b.pool("192.168.50.0/24", "")
+	b.gets(id, "gw 192.168.50.1", "192.168.50.1/24")
+	b.NetworkCreated("n1", network("192.168.50.0/24", "192.168.50.1"))
+	for range 2 {
+		b.pool("192.168.50.0/24", "")
+		b.gets(id, "gw 192.168.50.254", "192.168.50.254/24")
+		b.gets(id, "192.168.50.9", "192.168.50.9/24")
+		b.release(id)
+	}
+	b.later()
+	b.held("192.168.50.0/24", "gateway 192.168.50.1")
+}
+
+func TestSharedSubnet(t *testing.T) {
+	b := newBench(t)
+	one := b.pool("192.168.50.0/24", "192.168.50.16/29")
+	b.gets(one, "gw", "192.168.50.1/24")
+	b.NetworkCreated("n1", network("192.168.50.0/24", "192.168.50.1"))
+	two := b.pool("192.168.50.0/24", "")
+	b.gets(two, "gw", "192.168.50.1/24")
+	b.NetworkCreated("n2", network("192.168.50.0/24", "192.168.50.1"))
+	b.gets(two, "", "192.168.50.2/24")
+	b.gets(one, "", "192.168.50.16/24")
+	b.free(one, "192.168.50.16")
+	b.free(one, "192.168.50.1")
+	b.release(one)
+	b.delete("n1")
+	b.held("192.168.50.0/24", "gateway 192.168.50.1", "endpoint 192.168.50.2")
+	b.free(two, "192.168.50.2")
+	b.free(two, "192.168.50.1")
+	b.release(two)
+	b.delete("n2")
+	b.held()
+}
+
+func TestDefaultPools(t *testing.T) {
+	b := newBench(t)
+	first, err := b.RequestPool(t.Context(), PoolRequest{})
+	if err != nil || first.ID != "10.210.0.0/24" {
+		t.Fatal(first, err)
+	}
+	b.pool("10.210.1.0/26", "")
+	second, err := b.RequestPool(t.Context(), PoolRequest{})
+	if err != nil || second.ID != "10.210.2.0/24" {
+		t.Fatal(second, err)
+	}
+	v6, err := b.RequestPool(t.Context(), PoolRequest{V6: true})
+	if err != nil || v6.Subnet.Bits() != 64 || !netip.MustParsePrefix("fd00::/8").Contains(v6.Subnet.Addr()) {
+		t.Fatal(v6, err)
+	}
+	ula := b.defaults[1]
+	b.restart()
+	if b.defaults[1] != ula {
+		t.Errorf("the unique local prefix %v was %v before the restart", b.defaults[1], ula)
+	}
+	if b.defaults, err = ParseDefaultPools("base=10.9.0.0/30,size=31"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := b.RequestPool(t.Context(), PoolRequest{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err = b.RequestPool(t.Context(), PoolRequest{})
+	wantError(t, err, "10.9.0.0/30 in /31s, all 2", "--subnet and --gateway")
+	_, err = b.RequestPool(t.Context(), PoolRequest{V6: true})
+	wantError(t, err, "no IPv6 default pool", "--subnet and --gateway")
+}

@@ -1,0 +1,124 @@
+package ipam
+
+import (
+	"context"
+	"net/netip"
+	"time"
+)
+
+// A leftover is what stays held although nobody needs it: reserved addresses
+// of a network whose creation failed half-way, addresses and pools of a
+// dockerd that was killed between two calls. A wrong guess would give an
+// address twice, so a leftover must have been unwanted for the grace period,
+// by dockerd, by every known network and by every endpoint.
+
+// clearLater has leftovers looked for when the grace period is over. Called
+// with the lock held.
+func (i *IPAM) clearLater() {
+	if i.timed {
+		return
+	}
+	i.timed = true
+	// A little more, so that what has just begun is old enough by then.
+	time.AfterFunc(i.grace+time.Second, i.clear)
+}
+
+// clear frees all leftovers.
+func (i *IPAM) clear() {
+	i.mu.Lock()
+	i.timed = false
+	i.endReplays()
+	b := &batch{}
+	again := false
+	i.pools.Scan(func(p *pool) bool {
+		switch {
+		case p.settled != nil:
+			again = true
+		case !i.wanted(p) || i.unreplayed(p):
+			i.log.WithField("pool", p.subnet).Info("freeing a pool that nobody asks for any more")
+			i.drop(b, p)
+		case i.pending(p) <= 0:
+			again = i.clearPool(b, p) || again
+		}
+		return true
+	})
+	if again {
+		i.clearLater()
+	}
+	if err := i.commit(context.Background(), b, nil); err != nil {
+		i.log.WithError(err).Warn("leftover addresses stay held")
+	}
+}
+
+// clearPool frees the leftovers of a pool no network of which is pending. It
+// returns whether some may become leftovers by mere waiting.
+func (i *IPAM) clearPool(b *batch, p *pool) (again bool) {
+	for addr, h := range p.special {
+		switch {
+		case i.namers(p, addr) > 0:
+		case h.settled != nil || i.now().Sub(h.since) < i.grace:
+			again = true
+		case i.inUse(addr):
+			again = again || h.released
+		default:
+			i.log.WithField("pool", p.subnet).WithField("address", addr).Info("freeing an address that nobody needs any more")
+			i.free(b, p, addr, h)
+		}
+	}
+	return again || p.window
+}
+
+// endReplays closes the window of pools for which nothing has been asked again
+// for the grace period, and marks what was not asked for again. That is only
+// done where all networks of the pool are ours: of others' endpoints nothing is
+// known.
+func (i *IPAM) endReplays() {
+	i.pools.Scan(func(p *pool) bool {
+		if !p.window || p.settled != nil || i.now().Sub(p.replayed) < i.grace {
+			return true
+		}
+		p.window = false
+		if i.pending(p) > 0 {
+			return true
+		}
+		i.replayed = i.daemon
+		for addr, h := range p.held {
+			if h.daemon != i.daemon {
+				p.special[addr] = h
+			}
+		}
+		return true
+	})
+}
+
+// unreplayed says that dockerd, restarted, has asked again for other pools, but
+// not for this one, and that the driver knows no network on it.
+func (i *IPAM) unreplayed(p *pool) bool {
+	return p.daemon < i.replayed && len(i.naming[p.subnet]) == 0
+}
+
+// abandoned says that a pool may give way to an overlapping one: dockerd was
+// restarted and has not asked for it again, no network is known on it, and
+// nothing but gateways is held of it.
+func (i *IPAM) abandoned(p *pool) bool {
+	if p.daemon == i.daemon || len(i.naming[p.subnet]) > 0 {
+		return false
+	}
+	for _, h := range p.held {
+		if h.kind != KindGateway {
+			return false
+		}
+	}
+	return true
+}
+
+// abandonedByAll says that dockerd has released an address that an endpoint
+// still had then, and has no more.
+func (i *IPAM) abandonedByAll(h *holding, addr netip.Addr) bool {
+	return h.released && !i.inUse(addr)
+}
+
+func (i *IPAM) inUse(addr netip.Addr) bool {
+	_, ok := i.holder(addr)
+	return ok
+}

@@ -1,0 +1,105 @@
+package ipam
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+)
+
+// NetworkPools is what a network of the driver needs of IPAM.
+type NetworkPools struct {
+	Subnets  []netip.Prefix
+	Reserved []netip.Addr // its gateways and aux addresses
+}
+
+// NetworkCreated says that the driver has a network, newly or, at the start of
+// the plugin, since long.
+func (i *IPAM) NetworkCreated(id string, n NetworkPools) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.know(id, n)
+	for _, subnet := range n.Subnets {
+		p := i.pool(subnet)
+		if p == nil {
+			continue
+		}
+		// dockerd creates networks when its replay is over, so that the window
+		// closes; if one reference is missing now, there was no replay, and
+		// join has taken this very network's request for one.
+		p.window = false
+		p.refs = max(p.refs, len(i.naming[subnet]))
+	}
+	i.clearLater()
+}
+
+// NetworkDeleted says that the driver has a network no more. It comes after
+// dockerd has released the pools.
+func (i *IPAM) NetworkDeleted(ctx context.Context, id string) error {
+	i.mu.Lock()
+	n, ok := i.networks[id]
+	if !ok {
+		i.mu.Unlock()
+		return nil
+	}
+	i.forget(id, n)
+	b := &batch{}
+	b.onSettle(func(err error) {
+		if err != nil {
+			i.know(id, n)
+		}
+	})
+	for _, subnet := range n.Subnets {
+		p := i.pool(subnet)
+		switch {
+		case p == nil || p.settled != nil: // an unsettled one is left to clear
+		case !i.wanted(p):
+			i.drop(b, p)
+		case i.pending(p) <= 0:
+			for _, addr := range n.Reserved {
+				if h := p.held[addr]; h != nil && h.settled == nil && !i.keepsOn(p, addr, h) {
+					i.free(b, p, addr, h)
+				}
+			}
+		}
+	}
+	i.clearLater()
+	return i.commit(ctx, b, nil)
+}
+
+func (i *IPAM) know(id string, n NetworkPools) {
+	if old, ok := i.networks[id]; ok {
+		i.forget(id, old)
+	}
+	i.networks[id] = n
+	for _, subnet := range n.Subnets {
+		if i.naming[subnet] == nil {
+			i.naming[subnet] = map[string]struct{}{}
+		}
+		i.naming[subnet][id] = struct{}{}
+	}
+}
+
+func (i *IPAM) forget(id string, n NetworkPools) {
+	delete(i.networks, id)
+	for _, subnet := range n.Subnets {
+		delete(i.naming[subnet], id)
+		if len(i.naming[subnet]) == 0 {
+			delete(i.naming, subnet)
+		}
+	}
+}
+
+// namedBy returns the known networks that reserve an address of a pool.
+func (i *IPAM) namedBy(p *pool, addr netip.Addr) []string {
+	var ids []string
+	for _, id := range slices.Sorted(maps.Keys(i.naming[p.subnet])) {
+		if slices.Contains(i.networks[id].Reserved, addr) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// shortID is how people know a network's or container's ID.
+func shortID(id string) string { return id[:min(12, len(id))] }

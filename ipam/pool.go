@@ -1,0 +1,339 @@
+package ipam
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// PoolRequest asks for a pool. Without a subnet, it is for one of the default
+// pools.
+type PoolRequest struct {
+	Subnet  netip.Prefix      // zero: any
+	Range   netip.Prefix      // what dynamic addresses are confined to; zero: nothing
+	V6      bool              // the family wanted
+	Options map[string]string // --ipam-opt
+}
+
+// Pool is what a PoolRequest gets.
+type Pool struct {
+	ID     string // see ParsePoolID
+	Subnet netip.Prefix
+}
+
+// pool is one subnet and all that is held of it.
+type pool struct {
+	subnet netip.Prefix
+	alloc  *allocator
+	held   map[netip.Addr]*holding
+	// special are those held addresses that may turn out to be leftovers:
+	// reserved ones, and those released while an endpoint still has them.
+	special map[netip.Addr]*holding
+
+	refs      int       // RequestPool less ReleasePool
+	requested time.Time // the latest RequestPool
+	settled   chan struct{}
+
+	daemon   uint64    // dockerd's generation at the latest RequestPool
+	window   bool      // this generation of dockerd may be asking again
+	replayed time.Time // when it last did
+}
+
+func newPool(subnet netip.Prefix) *pool {
+	return &pool{subnet: subnet, alloc: newAllocator(subnet), held: map[netip.Addr]*holding{}, special: map[netip.Addr]*holding{}}
+}
+
+// ParsePoolID splits a pool's ID into subnet and range: "192.168.50.0/24" or
+// "192.168.50.0/24,192.168.50.64/26". dockerd does not store IDs, so they say
+// no more than its next request will say again.
+func ParsePoolID(id string) (subnet, within netip.Prefix, err error) {
+	first, second, ranged := strings.Cut(id, ",")
+	subnet, err = netip.ParsePrefix(first)
+	if err == nil && ranged {
+		within, err = netip.ParsePrefix(second)
+	}
+	if err == nil {
+		err = checkSubnet(subnet, within)
+	}
+	if err != nil {
+		return netip.Prefix{}, netip.Prefix{}, fmt.Errorf("%w %q; an ID is a subnet, or subnet,range: %w", ErrUnknownPool, id, err)
+	}
+	return subnet, within, nil
+}
+
+func poolID(subnet, within netip.Prefix) string {
+	if !within.IsValid() {
+		return subnet.String()
+	}
+	return subnet.String() + "," + within.String()
+}
+
+// check refuses what no pool can be made from.
+func (r PoolRequest) check() error {
+	for _, key := range slices.Sorted(maps.Keys(r.Options)) {
+		return fmt.Errorf("unknown --ipam-opt %q; there is none so far, leave it out", key)
+	}
+	if !r.Subnet.IsValid() {
+		if r.Range.IsValid() {
+			return fmt.Errorf("--ip-range %s needs a --subnet that holds it", r.Range)
+		}
+		return nil
+	}
+	if r.V6 != r.Subnet.Addr().Is6() {
+		return fmt.Errorf("subnet %s is not of the family asked for (IPv6: %t)", r.Subnet, r.V6)
+	}
+	return checkSubnet(r.Subnet, r.Range)
+}
+
+func checkSubnet(subnet, within netip.Prefix) error {
+	a := subnet.Addr()
+	switch {
+	case subnet != subnet.Masked():
+		return fmt.Errorf("subnet %s has host bits set; give %s", subnet, subnet.Masked())
+	case a.Is4In6():
+		return fmt.Errorf("subnet %s is IPv4 in IPv6 clothes; give the IPv4 subnet", subnet)
+	case subnet.Bits() == 0 || a.IsMulticast() || a.IsLoopback():
+		return fmt.Errorf("subnet %s is no subnet of hosts on a LAN", subnet)
+	case !within.IsValid():
+		return nil
+	case within != within.Masked():
+		return fmt.Errorf("range %s has host bits set; give %s", within, within.Masked())
+	case within.Bits() < subnet.Bits() || !subnet.Contains(within.Addr()):
+		return fmt.Errorf("range %s is outside subnet %s", within, subnet)
+	}
+	if first, last := usable(subnet); lastOf(within).Less(first) || last.Less(within.Addr()) {
+		return fmt.Errorf("range %s of subnet %s has no address that may be given out", within, subnet)
+	}
+	return nil
+}
+
+// RequestPool holds a pool for a network about to be created, or, in a replay,
+// for one that dockerd knows already. A subnet has one pool however many
+// networks name it.
+func (i *IPAM) RequestPool(ctx context.Context, r PoolRequest) (Pool, error) {
+	if err := r.check(); err != nil {
+		return Pool{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return Pool{}, err
+	}
+	subnet, within := r.Subnet, r.Range
+	if within == subnet {
+		within = netip.Prefix{}
+	}
+	for {
+		p, err := i.lockPool(ctx, subnet) // finds none if subnet is zero
+		if err != nil {
+			return Pool{}, err
+		}
+		b := &batch{}
+		switch {
+		case p != nil:
+			i.join(b, p)
+		case !subnet.IsValid():
+			if subnet, err = i.freeDefault(r.V6); err == nil {
+				i.create(b, subnet)
+			}
+		default:
+			other := i.overlapping(subnet)
+			switch {
+			case other == nil:
+				i.create(b, subnet)
+			case other.settled != nil:
+				settled := other.settled
+				i.mu.Unlock()
+				if err := await(ctx, settled); err != nil {
+					return Pool{}, err
+				}
+				continue
+			case i.abandoned(other):
+				i.drop(b, other)
+				if err := i.commit(ctx, b, nil); err != nil {
+					return Pool{}, err
+				}
+				continue
+			default:
+				err = fmt.Errorf("%w: %s overlaps %s, which is held; use --subnet %s, with --ip-range to narrow it, or another subnet",
+					ErrOverlap, subnet, other.subnet, other.subnet)
+			}
+		}
+		if err != nil {
+			i.mu.Unlock()
+			return Pool{}, err
+		}
+		pool := Pool{ID: poolID(subnet, within), Subnet: subnet}
+		err = i.commit(ctx, b, func() { i.ReleasePool(context.Background(), pool.ID) })
+		if err != nil {
+			return Pool{}, err
+		}
+		return pool, nil
+	}
+}
+
+// create adds a pool.
+func (i *IPAM) create(b *batch, subnet netip.Prefix) {
+	p := newPool(subnet)
+	p.refs = 1
+	p.daemon = i.daemon
+	p.requested = i.now()
+	p.settled = make(chan struct{})
+	i.pools.Set(p)
+	b.add(p.putSelf())
+	b.onSettle(func(err error) {
+		if err != nil {
+			i.pools.Delete(p)
+		}
+		p.settle()
+	})
+}
+
+// join counts one more network on a pool. The first one of a new generation of
+// dockerd is taken for a replay, for a replay looks like nothing else; should
+// it be a network's creation after all, NetworkCreated will tell.
+func (i *IPAM) join(b *batch, p *pool) {
+	refs, daemon, window := p.refs, p.daemon, p.window
+	if p.daemon < i.daemon {
+		p.daemon = i.daemon
+		p.refs = 0
+		p.window = true
+		p.replayed = i.now()
+		i.clearLater()
+	}
+	p.refs++
+	p.requested = i.now()
+	p.settled = make(chan struct{})
+	b.add(p.putSelf())
+	b.onSettle(func(err error) {
+		if err != nil {
+			p.refs, p.daemon, p.window = refs, daemon, window
+		}
+		p.settle()
+	})
+}
+
+// ReleasePool takes one network off a pool. The pool goes, and all that is
+// held of it, with the last one that dockerd or the driver knows. An unknown
+// pool is no error: dockerd repeats releases.
+func (i *IPAM) ReleasePool(ctx context.Context, id string) error {
+	subnet, within, err := ParsePoolID(id)
+	if err != nil {
+		return nil
+	}
+	p, err := i.lockPool(ctx, subnet)
+	if err != nil {
+		return err
+	}
+	if p == nil {
+		i.mu.Unlock()
+		return nil
+	}
+	// What a network whose creation failed has left is cleared later: it
+	// cannot be told now from what another one has just asked for.
+	i.clearLater()
+	p.window = false
+	p.alloc.forget(within)
+	if p.refs == 0 && i.wanted(p) {
+		i.mu.Unlock()
+		return nil
+	}
+	refs := p.refs
+	p.refs = max(0, p.refs-1)
+	b := &batch{}
+	b.onSettle(func(err error) {
+		if err != nil {
+			p.refs = refs
+		}
+	})
+	if i.wanted(p) {
+		p.settled = make(chan struct{})
+		b.add(p.putSelf())
+		b.onSettle(func(error) { p.settle() })
+	} else {
+		i.drop(b, p)
+	}
+	return i.commit(ctx, b, nil)
+}
+
+// drop removes a pool and all that is in it.
+func (i *IPAM) drop(b *batch, p *pool) {
+	p.settled = make(chan struct{})
+	for addr := range p.held {
+		b.add(p.deleteAddress(addr))
+	}
+	for addr := range p.alloc.resting {
+		b.add(p.deleteAddress(addr))
+	}
+	b.add(p.deleteSelf())
+	b.onSettle(func(err error) {
+		if err == nil {
+			i.pools.Delete(p)
+		}
+		p.settle()
+	})
+	i.log.WithField("pool", p.subnet).Debug("pool is no longer needed")
+}
+
+// settle lets those go on who wait for the pool.
+func (p *pool) settle() {
+	close(p.settled)
+	p.settled = nil
+}
+
+// wanted says whether a network needs the pool, as far as is known.
+func (i *IPAM) wanted(p *pool) bool { return p.refs > 0 || len(i.naming[p.subnet]) > 0 }
+
+// pending returns how many networks on a pool dockerd has asked for that the
+// driver does not know: those being created, and those of other drivers.
+func (i *IPAM) pending(p *pool) int { return p.refs - len(i.naming[p.subnet]) }
+
+// lockPool takes the lock and finds the pool of a subnet, or nil, waiting for
+// one that is unsettled. After an error the lock is not held.
+func (i *IPAM) lockPool(ctx context.Context, subnet netip.Prefix) (*pool, error) {
+	for {
+		i.mu.Lock()
+		p := i.pool(subnet)
+		if p == nil || p.settled == nil {
+			return p, nil
+		}
+		settled := p.settled
+		i.mu.Unlock()
+		if err := await(ctx, settled); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (i *IPAM) pool(subnet netip.Prefix) *pool {
+	p, ok := i.pools.Get(&pool{subnet: subnet})
+	if !ok || p.subnet != subnet {
+		return nil
+	}
+	return p
+}
+
+// around returns the pool that an address is in.
+func (i *IPAM) around(addr netip.Addr) *pool {
+	return i.overlapping(netip.PrefixFrom(addr, addr.BitLen()))
+}
+
+// overlapping returns a pool that shares addresses with a subnet: as pools do
+// not overlap, the nearest below it or the nearest above.
+func (i *IPAM) overlapping(subnet netip.Prefix) *pool {
+	var found *pool
+	near := func(p *pool) bool {
+		if p.subnet.Overlaps(subnet) {
+			found = p
+		}
+		return false
+	}
+	pivot := &pool{subnet: subnet}
+	i.pools.Descend(pivot, near)
+	if found == nil {
+		i.pools.Ascend(pivot, near)
+	}
+	return found
+}
