@@ -43,7 +43,7 @@ func report(w io.Writer, steps []step) bool {
 				f++
 				fmt.Fprintf(&failures, "  %s %s %s\n", s.name, t.pkg, t.name)
 				for _, line := range t.output {
-					fmt.Fprintf(&failures, "      %s\n", line)
+					fmt.Fprintf(&failures, "      %s\n", cut(line))
 				}
 			}
 		}
@@ -74,6 +74,15 @@ func reason(t *test) string {
 		return "no reason given"
 	}
 	return strings.TrimSpace(t.output[len(t.output)-1])
+}
+
+// cut shortens a line that no terminal shows well; all of it is in build/test.
+func cut(line string) string {
+	const most = 400
+	if len(line) <= most {
+		return line
+	}
+	return line[:most] + " ..."
 }
 
 // tail is the end of a file, indented; nothing if there is none.
