@@ -48,8 +48,6 @@ type Driver struct {
 	mu        sync.Mutex
 	networks  map[string]*Network
 	endpoints map[string]*Endpoint
-
-	running map[chan struct{}]bool // work that goes on after its call was answered
 }
 
 // The buckets of the store.
@@ -63,7 +61,7 @@ const (
 func New(kernel Kernel, st *store.Store, names Names, log logrus.FieldLogger) (*Driver, error) {
 	d := &Driver{
 		kernel: kernel, store: st, names: names, log: log,
-		networks: map[string]*Network{}, endpoints: map[string]*Endpoint{}, running: map[chan struct{}]bool{},
+		networks: map[string]*Network{}, endpoints: map[string]*Endpoint{},
 	}
 	err := st.Each(networkBucket, func(key, value []byte) error {
 		n := &Network{}
@@ -88,34 +86,6 @@ func New(kernel Kernel, st *store.Store, names Names, log logrus.FieldLogger) (*
 		return nil, err
 	}
 	return d, nil
-}
-
-// Close waits for the work that goes on after its call was answered.
-func (d *Driver) Close() { d.settle() }
-
-// background runs f after the call that asks for it is answered.
-func (d *Driver) background(f func()) {
-	done := make(chan struct{})
-	d.mu.Lock()
-	d.running[done] = true
-	d.mu.Unlock()
-	go func() {
-		defer close(done)
-		f()
-		d.mu.Lock()
-		delete(d.running, done)
-		d.mu.Unlock()
-	}()
-}
-
-// settle waits for what runs in the background now.
-func (d *Driver) settle() {
-	d.mu.Lock()
-	running := slices.Collect(maps.Keys(d.running))
-	d.mu.Unlock()
-	for _, done := range running {
-		<-done
-	}
 }
 
 // State is what the driver knows, in the order of the IDs.

@@ -45,7 +45,7 @@ func newBench(t *testing.T) *bench {
 	b.kernel.AddNIC("eth0")
 	b.kernel.AddNIC("eth1")
 	b.restart()
-	t.Cleanup(func() { b.Close(); b.store.Close() })
+	t.Cleanup(func() { b.store.Close() })
 	return b
 }
 
@@ -54,7 +54,6 @@ func newBench(t *testing.T) *bench {
 func (b *bench) restart() {
 	b.t.Helper()
 	if b.store != nil {
-		b.Close()
 		b.store.Close()
 	}
 	var err error
@@ -130,12 +129,10 @@ func (b *bench) stop(e Endpoint) {
 	if err := b.DeleteEndpoint(ctx, e.NetworkID, e.ID); err != nil {
 		b.t.Fatal(err)
 	}
-	b.settle()
 }
 
 func (b *bench) golden(want string) {
 	b.t.Helper()
-	b.settle()
 	want = strings.ReplaceAll(strings.TrimPrefix(want, "\n"), "\t", "")
 	if d := cmp.Diff(want, b.kernel.String()); d != "" {
 		b.t.Errorf("kernel state (-want +got):\n%s", d)
@@ -387,7 +384,6 @@ func TestFullDiskChangesNothing(t *testing.T) {
 	_, err := b.CreateEndpoint(ctx, on("net", "two", 11))
 	refused(t, err, "state file")
 	refused(t, b.DeleteEndpoint(ctx, id("net"), id("one")), "state file")
-	b.settle()
 	if len(b.Snapshot().Networks) != 1 || len(b.Snapshot().Endpoints) != 1 || b.kernel.String() != before {
 		t.Errorf("left:\n%s\n%v", b.kernel, b.Snapshot())
 	}

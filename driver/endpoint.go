@@ -247,9 +247,7 @@ func (n *Network) gateway(addr netip.Addr) netip.Addr {
 // and DeleteEndpoint deletes it there.
 func (d *Driver) Leave(context.Context, string, string) error { return nil }
 
-// DeleteEndpoint forgets an endpoint. Its link is deleted after the answer,
-// since the kernel takes tens of milliseconds for that and nobody waits for
-// it; but for passthru, whose parent the next container needs free. An unknown
+// DeleteEndpoint deletes an endpoint's sub-interface and forgets it. An unknown
 // endpoint is success: Docker repeats itself.
 func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID string) error {
 	n, e, err := d.endpoint(networkID, endpointID)
@@ -259,20 +257,15 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID strin
 	if err != nil {
 		return err
 	}
+	// The record goes even if the link stays: Recover deletes links without
+	// a record, and the address is free only when Docker says so.
 	submitted := d.store.Submit(remove(endpointBucket, e.ID))
-	if n.mode().Alone() {
-		err = d.kernel.DeleteLink(linkName(e.ID))
-	}
-	if err := errors.Join(err, written(ctx, submitted)); err != nil {
-		return err
-	}
 	log := d.logOf(n.ID).WithField("endpoint", Short(e.ID))
-	if !n.mode().Alone() {
-		d.background(func() {
-			if err := d.kernel.DeleteLink(linkName(e.ID)); err != nil {
-				log.Errorf("link %s is left: %v", linkName(e.ID), err)
-			}
-		})
+	if err := d.kernel.DeleteLink(linkName(e.ID)); err != nil {
+		log.Errorf("link %s is left until the next start: %v", linkName(e.ID), err)
+	}
+	if err := written(ctx, submitted); err != nil {
+		return err
 	}
 	d.mu.Lock()
 	delete(d.endpoints, e.ID)

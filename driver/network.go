@@ -144,7 +144,6 @@ func (d *Driver) DeleteNetwork(ctx context.Context, id string) error {
 	d.mu.Lock()
 	delete(d.networks, id)
 	d.mu.Unlock()
-	d.settle() // the kernel frees the parent with its last sub-interface
 	if err := d.dropParent(n.parent()); err != nil {
 		return fmt.Errorf("network %s is gone, its parent is not: %w", Short(id), err)
 	}

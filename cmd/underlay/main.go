@@ -1,0 +1,119 @@
+// Command underlay is the plugin's daemon and the tool that looks into it.
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+
+	"underlay/ipam"
+	"underlay/plugin"
+)
+
+// version is set by the linker: see the Makefile.
+var version = "devel"
+
+func main() {
+	root := &cobra.Command{
+		Use:           "underlay",
+		Short:         "Containers on the physical network",
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(serve(), state())
+	if err := root.Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, "underlay:", err)
+		os.Exit(1)
+	}
+}
+
+func serve() *cobra.Command {
+	var socket, stateDir string
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve Docker's network and IPAM driver calls on a plugin socket",
+		Long: `Serve Docker's network and IPAM driver calls on a plugin socket.
+
+Environment:
+  LOG_LEVEL      error, warn, info (default) or debug
+  LOG_FORMAT     text (default) or json
+  DEFAULT_POOLS  subnets for networks that name none, such as
+                 base=10.210.0.0/16,size=24;base=fd00:210::/48,size=64`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return run(socket, stateDir) },
+	}
+	cmd.Flags().StringVar(&socket, "socket", plugin.DefaultSocket, "unix socket to listen on")
+	cmd.Flags().StringVar(&stateDir, "state", "/var/lib/underlay", "folder of the state file")
+	return cmd
+}
+
+func run(socket, stateDir string) error {
+	log, err := logger(os.Getenv("LOG_LEVEL"), os.Getenv("LOG_FORMAT"))
+	if err != nil {
+		return err
+	}
+	pools, err := ipam.ParseDefaultPools(os.Getenv("DEFAULT_POOLS"))
+	if err != nil {
+		return fmt.Errorf("DEFAULT_POOLS: %w", err)
+	}
+	p, err := plugin.Listen(plugin.Config{Socket: socket, State: stateDir, DefaultPools: pools, Version: version, Log: log})
+	if err != nil {
+		return err
+	}
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
+	served := make(chan error, 1)
+	go func() { served <- p.Serve() }()
+	select {
+	case sig := <-stop:
+		log.Infof("%v: closing", sig)
+		return p.Close()
+	case err := <-served:
+		return err
+	}
+}
+
+func logger(level, format string) (*logrus.Logger, error) {
+	log := logrus.New()
+	log.SetOutput(os.Stdout) // dockerd logs what a plugin says on stderr as an error
+	if level != "" {
+		l, err := logrus.ParseLevel(level)
+		if err != nil {
+			return nil, fmt.Errorf("LOG_LEVEL=%s is not known; it takes error, warn, info or debug", level)
+		}
+		log.SetLevel(l)
+	}
+	switch format {
+	case "", "text":
+		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, DisableColors: true})
+	case "json":
+		log.SetFormatter(&logrus.JSONFormatter{})
+	default:
+		return nil, fmt.Errorf("LOG_FORMAT=%s is not known; it takes text or json", format)
+	}
+	return log, nil
+}
+
+func state() *cobra.Command {
+	var socket string
+	cmd := &cobra.Command{
+		Use:   "state",
+		Short: "Print the networks, endpoints, pools and addresses that the plugin holds, as JSON",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			text, err := plugin.FetchState(socket)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), text)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&socket, "socket", "", "the plugin's socket (default: found in /run/docker/plugins)")
+	return cmd
+}

@@ -1,0 +1,160 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"underlay/driver"
+	"underlay/internal/store"
+	"underlay/ipam"
+	"underlay/netlinkutil"
+)
+
+// StateFile is the name of the state file in the state folder.
+const StateFile = "underlay.db"
+
+// Config is what a user sets.
+type Config struct {
+	Socket       string // path of the unix socket
+	State        string // folder of the state file
+	DefaultPools []ipam.DefaultPool
+	Version      string
+	Log          *logrus.Logger
+	Kernel       driver.Kernel // nil: the netns that the plugin runs in
+}
+
+// Plugin is the running daemon.
+type Plugin struct {
+	config   Config
+	listener net.Listener
+	server   *server
+	loaded   chan struct{} // closed once parts or failed is set
+
+	parts  parts
+	failed error
+}
+
+// parts are what needs the state.
+type parts struct {
+	kernel driver.Kernel
+	store  *store.Store
+	driver *driver.Driver
+	ipam   *ipam.IPAM
+}
+
+// Listen opens the socket and answers on it; what needs the state waits until
+// it is loaded. dockerd gives up on a plugin whose socket comes late.
+func Listen(config Config) (*Plugin, error) {
+	l, err := listen(config.Socket)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plugin{config: config, listener: l, loaded: make(chan struct{})}
+	p.server = newServer(config.Log, p.ready)
+	p.routeNetwork()
+	p.routeIPAM()
+	p.routeState()
+	go p.load()
+	return p, nil
+}
+
+// Serve answers calls until Close.
+func (p *Plugin) Serve() error {
+	p.config.Log.Infof("underlay %s listens on %s, state in %s", p.config.Version, p.config.Socket, p.config.State)
+	err := p.server.handler.Serve(p.listener)
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// Close stops to listen, waits for the calls under way, and closes the state.
+func (p *Plugin) Close() error {
+	err := p.listener.Close()
+	<-p.loaded
+	done := make(chan struct{})
+	go func() { p.server.calls.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(deadline / 2): // docker plugin disable kills after 10 s
+		p.config.Log.Warn("calls under way are left behind")
+	}
+	if p.failed != nil {
+		return err
+	}
+	err = errors.Join(err, p.parts.store.Close())
+	if host, ours := p.parts.kernel.(*netlinkutil.Host); ours {
+		host.Close()
+	}
+	return err
+}
+
+// ready waits until the state is loaded, and says why it could not be.
+func (p *Plugin) ready(ctx context.Context) error {
+	select {
+	case <-p.loaded:
+		return p.failed
+	case <-ctx.Done():
+		return fmt.Errorf("underlay is still loading its state from %s: %w", p.config.State, ctx.Err())
+	}
+}
+
+func (p *Plugin) load() {
+	defer close(p.loaded)
+	start := time.Now()
+	if p.parts, p.failed = p.open(); p.failed != nil {
+		p.config.Log.Errorf("every call fails until this is mended: %v", p.failed)
+		return
+	}
+	s := p.parts.driver.Snapshot()
+	p.config.Log.Infof("loaded %d networks and %d endpoints in %s ms", len(s.Networks), len(s.Endpoints), milliseconds(start))
+	for i := range s.Networks {
+		p.parts.ipam.NetworkCreated(s.Networks[i].ID, pools(&s.Networks[i]))
+	}
+	p.parts.driver.Recover()
+}
+
+func (p *Plugin) open() (_ parts, err error) {
+	o := parts{kernel: p.config.Kernel}
+	if o.kernel == nil {
+		host, err := netlinkutil.Open()
+		if err != nil {
+			return o, err
+		}
+		defer func() {
+			if err != nil {
+				host.Close()
+			}
+		}()
+		o.kernel = host
+	}
+	if o.store, err = store.Open(filepath.Join(p.config.State, StateFile)); err != nil {
+		return o, err
+	}
+	defer func() {
+		if err != nil {
+			o.store.Close()
+		}
+	}()
+	names := &names{}
+	if o.driver, err = driver.New(o.kernel, o.store, names, p.config.Log); err != nil {
+		return o, err
+	}
+	o.ipam, err = ipam.New(o.store, o.driver, ipam.Config{
+		DefaultPools: p.config.DefaultPools, Log: p.config.Log.WithField("part", "ipam"),
+	})
+	names.ipam = o.ipam
+	return o, err
+}
+
+// names hands the IPAM's word to the driver, which is made before it.
+type names struct{ ipam *ipam.IPAM }
+
+func (n *names) Name(addr netip.Addr) (string, bool) { return n.ipam.Name(addr) }
