@@ -183,15 +183,15 @@ func (i *IPAM) claim(p *pool, addr netip.Addr, h *holding, r AddressRequest) err
 	who, used := i.holder(addr)
 	switch {
 	case r.Gateway && h.kind == KindGateway:
+		h.count(i.daemon)
 		return nil // another machine: networks share it
 	case r.Name != "":
 		// Certainly a container of now: a replay names none.
 	case !r.Gateway && p.window && h.claimedIn(i.daemon) < max(1, namers):
-		h.claims = h.claimedIn(i.daemon) + 1
-		h.daemon = i.daemon
+		h.count(i.daemon)
 		h.released = false
 		p.keep(addr, h)
-		p.replayed = i.now()
+		i.hear(p)
 		return nil
 	case used || h.kind == KindEndpoint:
 	case namers > 0 && (r.Gateway || i.pending(p) > 0):
@@ -207,6 +207,11 @@ func (h *holding) claimedIn(daemon uint64) int {
 		return 0
 	}
 	return h.claims
+}
+
+func (h *holding) count(daemon uint64) {
+	h.claims = h.claimedIn(daemon) + 1
+	h.daemon = daemon
 }
 
 // purpose says what an address is held for.

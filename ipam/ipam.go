@@ -30,6 +30,12 @@ var (
 // repeats a failing call for 15 s.
 const grace = time.Minute
 
+// replayWithin is how long dockerd may take from connecting to the replay of
+// its networks, and from one network to the next, while it loads containers and
+// waits for other plugins. If nothing comes, it has only connected anew: after
+// docker plugin enable, or docker swarm init.
+const replayWithin = 5 * time.Minute
+
 // Config is what a plugin's settings say about addresses.
 type Config struct {
 	// DefaultPools are where a network without --subnet gets one. Nil stands
@@ -60,6 +66,7 @@ type IPAM struct {
 	networks map[string]NetworkPools
 	naming   map[netip.Prefix]map[string]struct{} // subnet to the networks that name it
 	daemon   uint64                               // dockerd's generation: how often it has connected
+	heard    time.Time                            // when it connected, or went on with its replay
 	replayed uint64                               // the latest generation known to have replayed its networks
 	timed    bool                                 // a clearing of leftovers is due
 }
@@ -103,6 +110,7 @@ func (i *IPAM) Daemon() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.daemon++
+	i.heard = i.now()
 }
 
 // Name returns the name of the container that an address was given to, if

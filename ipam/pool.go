@@ -3,11 +3,11 @@ package ipam
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
+
+	"underlay/internal/options"
 )
 
 // PoolRequest asks for a pool. Without a subnet, it is for one of the default
@@ -74,8 +74,8 @@ func poolID(subnet, within netip.Prefix) string {
 
 // check refuses what no pool can be made from.
 func (r PoolRequest) check() error {
-	for _, key := range slices.Sorted(maps.Keys(r.Options)) {
-		return fmt.Errorf("unknown --ipam-opt %q; there is none so far, leave it out", key)
+	if err := options.CheckPool(r.Options); err != nil {
+		return err
 	}
 	if !r.Subnet.IsValid() {
 		if r.Range.IsValid() {
@@ -191,17 +191,18 @@ func (i *IPAM) create(b *batch, subnet netip.Prefix) {
 	})
 }
 
-// join counts one more network on a pool. The first one of a new generation of
-// dockerd is taken for a replay, for a replay looks like nothing else; should
-// it be a network's creation after all, NetworkCreated will tell.
+// join counts one more network on a pool. The first one soon after dockerd has
+// connected is taken for the replay of a network; should it be the creation of
+// another one after all, NetworkCreated will tell.
 func (i *IPAM) join(b *batch, p *pool) {
 	refs, daemon, window := p.refs, p.daemon, p.window
 	if p.daemon < i.daemon {
 		p.daemon = i.daemon
-		p.refs = 0
-		p.window = true
-		p.replayed = i.now()
-		i.clearLater()
+		if i.now().Sub(i.heard) < replayWithin {
+			p.refs = 0
+			p.window = true
+			i.hear(p)
+		}
 	}
 	p.refs++
 	p.requested = i.now()
@@ -275,6 +276,13 @@ func (i *IPAM) drop(b *batch, p *pool) {
 		p.settle()
 	})
 	i.log.WithField("pool", p.subnet).Debug("pool is no longer needed")
+}
+
+// hear notes a request that belongs to a replay.
+func (i *IPAM) hear(p *pool) {
+	i.heard = i.now()
+	p.replayed = i.heard
+	i.clearLater()
 }
 
 // settle lets those go on who wait for the pool.
