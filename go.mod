@@ -20,4 +20,5 @@ require (
 	github.com/docker/go-connections v0.8.2 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/spf13/pflag v1.0.10 // indirect
+	pgregory.net/rapid v1.3.0 // indirect
 )
