@@ -2,6 +2,8 @@ package driver
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -41,6 +43,8 @@ type Driver struct {
 	names  Names
 	log    logrus.FieldLogger
 
+	instance string // of this state file; drawn once, 8 hex digits
+
 	// parents is held while a network comes or goes, so that a parent is not
 	// deleted under a network that is being made on it.
 	parents sync.Mutex
@@ -52,6 +56,7 @@ type Driver struct {
 
 // The buckets of the store.
 const (
+	driverBucket   = "driver"
 	networkBucket  = "networks"
 	endpointBucket = "endpoints"
 )
@@ -62,6 +67,9 @@ func New(kernel Kernel, st *store.Store, names Names, log logrus.FieldLogger) (*
 	d := &Driver{
 		kernel: kernel, store: st, names: names, log: log,
 		networks: map[string]*Network{}, endpoints: map[string]*Endpoint{},
+	}
+	if err := d.loadInstance(); err != nil {
+		return nil, err
 	}
 	err := st.Each(networkBucket, func(key, value []byte) error {
 		n := &Network{}
@@ -106,6 +114,20 @@ func (d *Driver) Snapshot() State {
 		s.Endpoints = append(s.Endpoints, *d.endpoints[id])
 	}
 	return s
+}
+
+func (d *Driver) loadInstance() error {
+	err := d.store.Each(driverBucket, func(_, value []byte) error {
+		d.instance = string(value)
+		return nil
+	})
+	if err != nil || d.instance != "" {
+		return err
+	}
+	drawn := make([]byte, 4)
+	_, _ = rand.Read(drawn) // crypto/rand never fails
+	d.instance = hex.EncodeToString(drawn)
+	return d.store.Apply(store.Change{Bucket: driverBucket, Key: []byte("instance"), Value: []byte(d.instance)})
 }
 
 // Holder tells which endpoint holds an address.

@@ -60,6 +60,9 @@ func (b *bench) restart() {
 	if b.store, err = store.Open(b.path); err != nil {
 		b.t.Fatal(err)
 	}
+	if err := b.store.Apply(store.Change{Bucket: driverBucket, Key: []byte("instance"), Value: []byte("cafe0001")}); err != nil {
+		b.t.Fatal(err)
+	}
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	if b.Driver, err = New(b.kernel, b.store, b.names, log); err != nil {
@@ -230,11 +233,11 @@ func TestKernelPicture(t *testing.T) {
 	b.golden(`
 		2 eth0 device 00:16:3e:00:00:02 mtu 1500 up
 		3 eth1 device 00:16:3e:00:00:03 mtu 1500 up
-		4 eth0.10 vlan 10 on eth0 00:16:3e:00:00:02 mtu 1500 up "underlay parent"
-		6 uldiso000000000 dummy ca:90:11:3e:ed:a3 mtu 1500 up "underlay parent"
-		9 ultwo0000000000 macvlan bridge on eth0.10 5a:6f:c3:ae:fe:99 mtu 1400 bcqueuelen 7 down "underlay endpoint two000000000 of network net000000000"
+		4 eth0.10 vlan 10 on eth0 00:16:3e:00:00:02 mtu 1500 up "underlay cafe0001 parent"
+		6 uldiso000000000 dummy ca:90:11:3e:ed:a3 mtu 1500 up "underlay cafe0001 parent"
+		9 ultwo0000000000 macvlan bridge on eth0.10 5a:6f:c3:ae:fe:99 mtu 1400 bcqueuelen 7 down "underlay cafe0001 endpoint two000000000 of network net000000000"
 		moved:
-		8 ulone0000000000 macvlan bridge on eth0.10 da:12:80:a0:52:75 mtu 1400 bcqueuelen 7 up "underlay endpoint one000000000 of network net000000000"
+		8 ulone0000000000 macvlan bridge on eth0.10 da:12:80:a0:52:75 mtu 1400 bcqueuelen 7 up "underlay cafe0001 endpoint one000000000 of network net000000000"
 	`)
 }
 
@@ -452,7 +455,7 @@ func TestRecoverAfterReboot(t *testing.T) {
 	}
 	b.restart()
 	for _, l := range []string{"eth0.10", "uldiso000000000"} {
-		if got, err := b.kernel.Link(l); err != nil || got.Alias != parentAlias {
+		if got, err := b.kernel.Link(l); err != nil || got.Alias != b.parentAlias() {
 			t.Errorf("parent %s: %v, alias %q", l, err, got.Alias)
 		}
 	}
@@ -478,8 +481,8 @@ func TestRecoverSweepsOnlyItsOwn(t *testing.T) {
 	}
 	before := b.kernel.String()
 	for _, s := range []netlinkutil.SubInterface{
-		{Name: "ulgone00000000", Parent: "eth0", Mode: mode.Default, Alias: endpointAlias(id("net"), id("gone"))},
-		{Name: "ult123456789012", Parent: "eth0", Mode: mode.Default, Alias: aliasPrefix + "trial of network 123456789012"},
+		{Name: "ulgone00000000", Parent: "eth0", Mode: mode.Default, Alias: b.endpointAlias(id("net"), id("gone"))},
+		{Name: "ult123456789012", Parent: "eth0", Mode: mode.Default, Alias: b.alias("trial of network 123456789012")},
 	} {
 		if _, err := b.kernel.AddSubInterface(s); err != nil {
 			t.Fatal(err)
@@ -487,12 +490,14 @@ func TestRecoverSweepsOnlyItsOwn(t *testing.T) {
 	}
 	b.restart()
 	b.golden(before)
-	if _, err := b.kernel.AddSubInterface(netlinkutil.SubInterface{Name: "ultheirs", Parent: "eth0", Mode: mode.Default}); err != nil {
-		t.Fatal(err)
-	}
-	b.restart()
-	if _, err := b.kernel.Link("ultheirs"); err != nil {
-		t.Errorf("a link without the alias: %v", err)
+	for name, alias := range map[string]string{"ultheirs": "", "ulanother": "underlay cafe0002 endpoint x of network y"} {
+		if _, err := b.kernel.AddSubInterface(netlinkutil.SubInterface{Name: name, Parent: "eth0", Mode: mode.Default, Alias: alias}); err != nil {
+			t.Fatal(err)
+		}
+		b.restart()
+		if _, err := b.kernel.Link(name); err != nil {
+			t.Errorf("a link with the alias %q: %v", alias, err)
+		}
 	}
 }
 

@@ -161,7 +161,7 @@ func (n *Network) lan() string {
 func (d *Driver) addLink(n *Network, e *Endpoint) (netlinkutil.Link, error) {
 	return d.kernel.AddSubInterface(netlinkutil.SubInterface{
 		Name: linkName(e.ID), Parent: n.parent(), Mode: n.mode(), MAC: net.HardwareAddr(e.MAC),
-		MTU: n.Options.MTU, BCQueueLen: n.Options.BCQueueLen, Alias: endpointAlias(n.ID, e.ID),
+		MTU: n.Options.MTU, BCQueueLen: n.Options.BCQueueLen, Alias: d.endpointAlias(n.ID, e.ID),
 	})
 }
 

@@ -13,17 +13,17 @@ import (
 	"underlay/netlinkutil"
 )
 
-// Aliases say whose a link is. A link without one is never deleted.
-const (
-	aliasPrefix = "underlay "
-	parentAlias = aliasPrefix + "parent"
-)
+// alias says whose a link is: this state file's, so that another underlay of
+// the host does not take it for a leftover. A link without it is never deleted.
+func (d *Driver) alias(what string) string { return "underlay " + d.instance + " " + what }
+
+func (d *Driver) parentAlias() string { return d.alias("parent") }
 
 // linkName is an endpoint's sub-interface while it is in the host: derived.
 func linkName(endpointID string) string { return "ul" + endpointID[:min(len(endpointID), 13)] }
 
-func endpointAlias(networkID, endpointID string) string {
-	return aliasPrefix + "endpoint " + Short(endpointID) + " of network " + Short(networkID)
+func (d *Driver) endpointAlias(networkID, endpointID string) string {
+	return d.alias("endpoint " + Short(endpointID) + " of network " + Short(networkID))
 }
 
 // ensureParent returns the parent of a network, and makes it where it is one
@@ -31,7 +31,7 @@ func endpointAlias(networkID, endpointID string) string {
 func (d *Driver) ensureParent(n *Network) (netlinkutil.Link, error) {
 	name := n.parent()
 	if n.dummy() {
-		if _, err := d.kernel.EnsureDummy(name, parentAlias, dummyMAC(n.ID)); err != nil {
+		if _, err := d.kernel.EnsureDummy(name, d.parentAlias(), dummyMAC(n.ID)); err != nil {
 			return netlinkutil.Link{}, err
 		}
 		return d.kernel.Link(name)
@@ -64,7 +64,7 @@ func (d *Driver) ensureVLAN(name string) (netlinkutil.Link, error) {
 	if err := usable(l); err != nil {
 		return l, err
 	}
-	made, err := d.kernel.EnsureVLAN(name, lower, id, parentAlias)
+	made, err := d.kernel.EnsureVLAN(name, lower, id, d.parentAlias())
 	if err != nil {
 		return l, err
 	}
@@ -124,7 +124,7 @@ func (d *Driver) try(n *Network) error {
 	name := "ult" + Short(n.ID)
 	_, err := d.kernel.AddSubInterface(netlinkutil.SubInterface{
 		Name: name, Parent: n.parent(), Mode: n.mode(), MTU: n.Options.MTU,
-		Alias: aliasPrefix + "trial of network " + Short(n.ID),
+		Alias: d.alias("trial of network " + Short(n.ID)),
 	})
 	if err != nil {
 		return err
@@ -150,7 +150,7 @@ func (d *Driver) dropParent(name string) error {
 	if err != nil {
 		return err
 	}
-	if l.Alias != parentAlias {
+	if l.Alias != d.parentAlias() {
 		return nil
 	}
 	return d.kernel.DeleteLink(name)
@@ -177,7 +177,7 @@ func (d *Driver) Recover() {
 		return
 	}
 	for _, l := range links {
-		if !strings.HasPrefix(l.Alias, aliasPrefix) || !d.orphan(l) {
+		if !strings.HasPrefix(l.Alias, d.alias("")) || !d.orphan(l) {
 			continue
 		}
 		d.log.Infof("delete leftover link %s (%s)", l.Name, l.Alias)
@@ -191,7 +191,7 @@ func (d *Driver) Recover() {
 func (d *Driver) orphan(l netlinkutil.Link) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if l.Alias == parentAlias {
+	if l.Alias == d.parentAlias() {
 		for _, n := range d.networks {
 			if n.parent() == l.Name {
 				return false
@@ -200,7 +200,7 @@ func (d *Driver) orphan(l netlinkutil.Link) bool {
 		return true
 	}
 	for id, e := range d.endpoints {
-		if endpointAlias(e.NetworkID, id) == l.Alias {
+		if d.endpointAlias(e.NetworkID, id) == l.Alias {
 			return false
 		}
 	}
