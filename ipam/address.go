@@ -79,7 +79,7 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (netip.Pref
 			}
 			continue
 		}
-		if h != nil && !i.abandonedByAll(h, addr) {
+		if h != nil && !i.leftBehind(p, addr, h, r) {
 			err := i.claim(p, addr, h, r)
 			i.mu.Unlock()
 			if err != nil {
@@ -148,13 +148,13 @@ func (p *pool) gateway() (lowest netip.Addr, ok bool) {
 	return lowest, ok
 }
 
-// hold makes an address held that is free, or abandoned by all.
+// hold makes an address held that is free, or left behind.
 func (i *IPAM) hold(b *batch, p *pool, addr netip.Addr, r AddressRequest) {
 	h := &holding{kind: KindEndpoint, name: r.Name, since: i.now(), daemon: i.daemon, claims: 1, settled: make(chan struct{})}
 	switch {
 	case r.Gateway:
 		h.kind = KindGateway
-	case r.Addr.IsValid() && r.Name == "" && (p.window || i.pending(p) > 0):
+	case r.Addr.IsValid() && r.Name == "" && (i.replaying(p) || i.pending(p) > 0):
 		h.kind = KindReserved
 	}
 	before := p.held[addr]
@@ -187,7 +187,7 @@ func (i *IPAM) claim(p *pool, addr netip.Addr, h *holding, r AddressRequest) err
 		return nil // another machine: networks share it
 	case r.Name != "":
 		// Certainly a container of now: a replay names none.
-	case !r.Gateway && p.window && h.claimedIn(i.daemon) < max(1, namers):
+	case !r.Gateway && i.replaying(p) && h.claimedIn(i.daemon) < max(1, namers):
 		h.count(i.daemon)
 		h.released = false
 		p.keep(addr, h)
@@ -196,8 +196,6 @@ func (i *IPAM) claim(p *pool, addr netip.Addr, h *holding, r AddressRequest) err
 	case used || h.kind == KindEndpoint:
 	case namers > 0 && (r.Gateway || i.pending(p) > 0):
 		return nil // reserved by one more network
-	case i.pending(p) == 1 && h.since.Before(p.requested):
-		return nil // left by a creation that failed; this one is another try
 	}
 	return fmt.Errorf("%w: %s is %s; choose another one", ErrTaken, addr, i.purpose(p, addr, h, who))
 }

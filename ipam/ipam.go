@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -137,12 +136,14 @@ func (i *IPAM) holder(addr netip.Addr) (what string, ok bool) {
 	return i.users.Holder(addr)
 }
 
-// namers returns how many known networks reserve an address of a pool.
+// namers returns how often known networks reserve an address of a pool.
 func (i *IPAM) namers(p *pool, addr netip.Addr) int {
 	n := 0
 	for id := range i.naming[p.subnet] {
-		if slices.Contains(i.networks[id].Reserved, addr) {
-			n++
+		for _, reserved := range i.networks[id].Reserved {
+			if reserved == addr {
+				n++
+			}
 		}
 	}
 	return n

@@ -60,7 +60,7 @@ func (b *bench) restart() {
 
 // later clears leftovers after the grace period.
 func (b *bench) later() {
-	b.clock = b.clock.Add(grace + time.Second)
+	b.clock = b.clock.Add(b.grace + time.Second)
 	b.clear()
 }
 

@@ -81,9 +81,9 @@ func (i *IPAM) endReplays() {
 		if i.pending(p) > 0 {
 			return true
 		}
-		i.replayed = i.daemon
+		i.replayed = max(i.replayed, p.daemon)
 		for addr, h := range p.held {
-			if h.daemon != i.daemon {
+			if h.daemon < p.daemon {
 				p.special[addr] = h
 			}
 		}
@@ -101,7 +101,7 @@ func (i *IPAM) unreplayed(p *pool) bool {
 // restarted and has not asked for it again, no network is known on it, and
 // nothing but gateways is held of it.
 func (i *IPAM) abandoned(p *pool) bool {
-	if p.daemon == i.daemon || len(i.naming[p.subnet]) > 0 {
+	if p.daemon == i.daemon || len(i.naming[p.subnet]) > 0 || i.now().Sub(p.requested) < i.grace {
 		return false
 	}
 	for _, h := range p.held {
@@ -112,10 +112,13 @@ func (i *IPAM) abandoned(p *pool) bool {
 	return true
 }
 
-// abandonedByAll says that dockerd has released an address that an endpoint
-// still had then, and has no more.
-func (i *IPAM) abandonedByAll(h *holding, addr netip.Addr) bool {
-	return h.released && !i.inUse(addr)
+// leftBehind says that a held address may be held anew before its grace is
+// over: dockerd has released it, or a network's creation has failed, and this
+// is another try.
+func (i *IPAM) leftBehind(p *pool, addr netip.Addr, h *holding, r AddressRequest) bool {
+	retried := h.kind != KindEndpoint && r.Name == "" && i.pending(p) == 1 &&
+		h.since.Before(p.requested) && i.namers(p, addr) == 0
+	return (h.released || retried) && !i.inUse(addr)
 }
 
 func (i *IPAM) inUse(addr netip.Addr) bool {

@@ -198,9 +198,8 @@ func (i *IPAM) join(b *batch, p *pool) {
 	refs, daemon, window := p.refs, p.daemon, p.window
 	if p.daemon < i.daemon {
 		p.daemon = i.daemon
-		if i.now().Sub(i.heard) < replayWithin {
+		if p.window = i.now().Sub(i.heard) < replayWithin; p.window {
 			p.refs = 0
-			p.window = true
 			i.hear(p)
 		}
 	}
@@ -284,6 +283,10 @@ func (i *IPAM) hear(p *pool) {
 	p.replayed = i.heard
 	i.clearLater()
 }
+
+// replaying says that dockerd may be asking for what it holds of a pool already.
+// A window does not outlast the connection that it was opened for.
+func (i *IPAM) replaying(p *pool) bool { return p.window && p.daemon == i.daemon }
 
 // settle lets those go on who wait for the pool.
 func (p *pool) settle() {
