@@ -1,0 +1,170 @@
+//go:build vm
+
+package vmtest
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// docker plugin disable and enable under running containers.
+func TestDisableEnable(t *testing.T) {
+	b := begin(t)
+	b.network(lanArgs("lan")...)
+	b.network("--subnet", "192.168.10.0/24", "--gateway", "192.168.10.1", "-o", "parent=eth0.10", "tagged")
+	c := b.connect("lan", "base1", "--ip", "192.168.50.70")
+	docker(t, "network", "connect", "tagged", "base1")
+	reaches(t, "a LAN host to the container", "host1", "192.168.50.70")
+	was := strings.Join(state(t), "\n")
+
+	docker(t, "plugin", "disable", "-f", plugin)
+	reaches(t, "a LAN host to the container, plugin disabled", "host1", "192.168.50.70")
+	reaches(t, "the container to its VLAN's router, plugin disabled", c.at(), "192.168.10.1")
+	docker(t, "plugin", "enable", plugin)
+
+	if is := strings.Join(state(t), "\n"); is != was {
+		t.Errorf("the plugin's state changed: %s", difference(was, is))
+	}
+	reaches(t, "a LAN host to the container, plugin enabled again", "host1", "192.168.50.70")
+	c2 := b.connect("lan", "base2")
+	reaches(t, "a new container to the old one", c2.at(), "192.168.50.70")
+	_, err := tryDocker("network", "connect", "--ip", "192.168.50.1", "lan", "base2")
+	if err == nil {
+		t.Error("the gateway's address was given out after the restart")
+	}
+	b.disconnect("lan", "base2")
+	b.disconnect("lan", "base1")
+	b.disconnect("tagged", "base1")
+}
+
+// A plugin that dies is started again by dockerd, and knows what it knew.
+func TestPluginKilled(t *testing.T) {
+	b := begin(t)
+	b.network(lanArgs("lan")...)
+	c := b.connect("lan", "base1")
+	was := strings.Join(state(t), "\n")
+	pid := strings.TrimSpace(do(t, "", "pidof underlay"))
+	do(t, "", "kill -KILL "+pid)
+	err := wait(20*time.Second, "the plugin", func() error {
+		if is := strings.Join(state(t), "\n"); is != was {
+			return errorf("its state is not what it was: %s", difference(was, is))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reaches(t, "a LAN host to the container", "host1", c.addrs("lan")...)
+	c2 := b.connect("lan", "base2")
+	reaches(t, "container to container", c.at(), c2.addrs("lan")...)
+	b.disconnect("lan", "base1")
+	b.disconnect("lan", "base2")
+}
+
+// The binary run by hand, as a socket plugin: its drivers are called plain
+// underlay. The managed plugin beside it keeps what it has.
+func TestSocketPlugin(t *testing.T) {
+	b := begin(t)
+	b.network("--subnet", "10.78.0.0/24", "island") // a link in the host that is the managed plugin's
+	before := picture(t)
+	dir := t.TempDir()
+	log, err := os.Create(dir + "/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	const socket = "/run/docker/plugins/underlay.sock"
+	cmd := exec.Command(binary, "serve", "--socket", socket, "--state", dir)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), "LOG_LEVEL=debug", "DEFAULT_POOLS=base=10.211.0.0/16,size=28")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("serve ended with %v", err)
+		}
+		if t.Failed() {
+			t.Logf("its log:\n%s", tail(dir+"/log", 30))
+		}
+		os.Remove(socket)
+	}()
+	if err := wait(10*time.Second, "the socket", func() error { _, err := os.Stat(socket); return err }); err != nil {
+		t.Fatal(err)
+	}
+	unchanged(t, "a second instance's start", before)
+
+	docker(t, append([]string{"network", "create", "-d", "underlay", "--ipam-driver", "underlay"}, lanArgs("byhand")...)...)
+	docker(t, "network", "create", "-d", "underlay", "--ipam-driver", "underlay", "-o", "parent=eth1", "byhand2")
+	c := b.connect("byhand", "base1")
+	reaches(t, "the container to a LAN host", c.at(), host4, host6)
+	reaches(t, "a LAN host to the container", "host1", c.addrs("byhand")...)
+	c = b.connect("byhand2", "base2")
+	if a := c.NetworkSettings.Networks["byhand2"]; !strings.HasPrefix(a.IPAddress, "10.211.0.") || a.IPPrefixLen != 28 {
+		t.Errorf("DEFAULT_POOLS gave %s/%d", a.IPAddress, a.IPPrefixLen)
+	}
+	b.disconnect("byhand", "base1")
+	b.disconnect("byhand2", "base2")
+	docker(t, "network", "rm", "byhand", "byhand2")
+	unchanged(t, "the second instance", before)
+	if text := trimmed(dir + "/log"); !strings.Contains(text, "level=debug") && !strings.Contains(text, "level=info") {
+		t.Errorf("its log is\n%s", text)
+	}
+}
+
+// Push to a registry on loopback, install from it under another name, set.
+func TestRegistry(t *testing.T) {
+	b := begin(t)
+	dir := t.TempDir()
+	config := dir + "/config.yml"
+	if err := os.WriteFile(config, []byte(`version: 0.1
+storage: {filesystem: {rootdirectory: `+dir+`/data}}
+http: {addr: "127.0.0.1:5000"}
+log: {level: error}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	registry := exec.Command("docker-registry", "serve", config)
+	if err := registry.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { registry.Process.Kill(); registry.Wait() }()
+	err := wait(20*time.Second, "the registry", func() error {
+		return exec.Command("curl", "-fs", "http://127.0.0.1:5000/v2/").Run()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	const pushed = "127.0.0.1:5000/net/underlay:v1"
+	docker(t, "plugin", "create", pushed, pluginDir)
+	docker(t, "plugin", "push", pushed)
+	docker(t, "plugin", "rm", pushed)
+
+	docker(t, "plugin", "install", "--grant-all-permissions", "--disable", "--alias", "lan:v1", pushed)
+	defer func() {
+		if out, err := tryDocker("plugin", "rm", "-f", "lan:v1"); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	}()
+	docker(t, "plugin", "set", "lan:v1", "LOG_LEVEL=debug", "DEFAULT_POOLS=base=10.212.0.0/16,size=25")
+	_, err = tryDocker("plugin", "set", "lan:v1", "COLOUR=red")
+	refused(t, err, `COLOUR`)
+	docker(t, "plugin", "enable", "lan:v1")
+	docker(t, "network", "create", "-d", "lan:v1", "--ipam-driver", "lan:v1", "-o", "parent=eth1", "installed")
+	c := b.connect("installed", "base1")
+	if a := c.NetworkSettings.Networks["installed"]; !strings.HasPrefix(a.IPAddress, "10.212.0.") || a.IPPrefixLen != 25 {
+		t.Errorf("DEFAULT_POOLS gave %s/%d", a.IPAddress, a.IPPrefixLen)
+	}
+	b.disconnect("installed", "base1")
+	docker(t, "network", "rm", "installed")
+	if log := trimmed(daemonLog); !strings.Contains(log, "level=debug") {
+		t.Error("LOG_LEVEL=debug shows nothing in dockerd's log")
+	}
+	docker(t, "plugin", "disable", "lan:v1")
+}
