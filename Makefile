@@ -29,7 +29,7 @@ push: rootfs ## push it: make push REGISTRY=registry.example.org/team
 	@scripts/plugin push build/plugin '$(REGISTRY)'
 
 test: ## all tests, the VM's included, and a summary (SUITES="trixie sid")
-	@scripts/test check unit netns $(SUITES:%=vm:%)
+	@scripts/test check unit netns netns-vm:$(firstword $(SUITES)) $(SUITES:%=vm:%)
 
 test-unit: ## gofmt, vet, shellcheck and the unit tests, with the race detector
 	@scripts/test check unit

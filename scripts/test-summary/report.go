@@ -9,19 +9,19 @@ import (
 
 // report prints the summary and tells whether all went well.
 func report(w io.Writer, steps []step) bool {
-	passedSomewhere := map[string]bool{}
+	passedIn := map[string]string{} // the step, by the test's key
 	vm := false
 	for _, s := range steps {
-		vm = vm || strings.HasPrefix(s.name, "vm:")
+		vm = vm || strings.Contains(s.name, "vm:")
 		for _, t := range s.tests {
 			if t.outcome == passed {
-				passedSomewhere[t.key()] = true
+				passedIn[t.key()] = s.name
 			}
 		}
 	}
 	excused := func(t *test) bool {
 		lacks := strings.Contains(strings.Join(t.output, " "), "kernel lacks")
-		return passedSomewhere[t.key()] || (lacks && !vm)
+		return passedIn[t.key()] != "" || (lacks && !vm)
 	}
 
 	var nPassed, nFailed, nSkipped int
@@ -35,7 +35,11 @@ func report(w io.Writer, steps []step) bool {
 				p++
 			case t.outcome == skipped && excused(t):
 				k++
-				fmt.Fprintf(&skips, "  %s %s: %s\n", s.name, t.name, reason(t))
+				fmt.Fprintf(&skips, "  %s %s: %s", s.name, t.name, reason(t))
+				if in := passedIn[t.key()]; in != "" {
+					fmt.Fprintf(&skips, " (passed in %s)", in)
+				}
+				fmt.Fprintln(&skips)
 			case t.outcome == skipped:
 				f++
 				fmt.Fprintf(&failures, "  %s %s %s: skipped, and nothing else covers it: %s\n", s.name, t.pkg, t.name, reason(t))
