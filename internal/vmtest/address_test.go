@@ -18,7 +18,7 @@ func TestAddresses(t *testing.T) {
 		func() {
 			web = b.run("web", append(fixed, "--mac-address", mac, "--network-alias", "www", "--network-alias", "site")...)
 		},
-		func() { db = b.run("db", "--network", "lan", "--ip", "192.168.50.200", "--ip6", "fd00:50::1:2") },
+		func() { db = b.run("db", "--network", "lan", "--ip", "192.168.50.200", "--ip6", "fd00:50::71") },
 		func() { client = b.run("client", "--network", "lan") },
 	)
 	if t.Failed() {
@@ -29,7 +29,7 @@ func TestAddresses(t *testing.T) {
 		t.Errorf("eth0 of web is %+v", eth0)
 	}
 	// Outside --ip-range, but of the subnet.
-	if eth0 = links(t, db.at())["eth0"]; !eth0.holds("192.168.50.200/24") || !eth0.holds("fd00:50::1:2/64") {
+	if eth0 = links(t, db.at())["eth0"]; !eth0.holds("192.168.50.200/24") || !eth0.holds("fd00:50::71/64") {
 		t.Errorf("eth0 of db is %+v", eth0)
 	}
 	e := client.NetworkSettings.Networks["lan"]

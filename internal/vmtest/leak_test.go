@@ -153,7 +153,7 @@ func (b *test) pair(network string) (c1, c2 container) {
 func lanArgs(more ...string) []string {
 	return append([]string{
 		"--subnet", "192.168.50.0/24", "--gateway", router4, "--ip-range", "192.168.50.64/26",
-		"--ipv6", "--subnet", "fd00:50::/64", "--gateway", router6,
+		"--ipv6", "--subnet", "fd00:50::/64", "--gateway", router6, "--ip-range", "fd00:50::1:0/112",
 		"-o", "parent=eth0",
 	}, more...)
 }

@@ -105,6 +105,7 @@ networks:
           ip_range: 192.168.50.64/26
         - subnet: fd00:50::/64
           gateway: fd00:50::1
+          ip_range: fd00:50::1:0/112
   back:
     driver: PLUGIN
     internal: true
