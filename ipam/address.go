@@ -182,11 +182,12 @@ func (i *IPAM) claim(p *pool, addr netip.Addr, h *holding, r AddressRequest) err
 	namers := i.namers(p, addr)
 	who, used := i.holder(addr)
 	switch {
-	case r.Gateway && h.kind == KindGateway:
+	case r.Gateway && h.kind == KindGateway && (namers > 0 || !used):
 		h.count(i.daemon)
 		return nil // another machine: networks share it
 	case r.Name != "":
 		// Certainly a container of now: a replay names none.
+	case h.kind == KindGateway && namers == 0:
 	case !r.Gateway && i.replaying(p) && h.claimedIn(i.daemon) < max(1, namers):
 		h.count(i.daemon)
 		h.released = false
@@ -194,7 +195,7 @@ func (i *IPAM) claim(p *pool, addr netip.Addr, h *holding, r AddressRequest) err
 		i.hear(p)
 		return nil
 	case used || h.kind == KindEndpoint:
-	case namers > 0 && (r.Gateway || i.pending(p) > 0):
+	case namers > 0 && (r.Gateway || i.creating(p)):
 		return nil // reserved by one more network
 	}
 	return fmt.Errorf("%w: %s is %s; choose another one", ErrTaken, addr, i.purpose(p, addr, h, who))

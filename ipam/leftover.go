@@ -2,7 +2,9 @@ package ipam
 
 import (
 	"context"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -53,7 +55,8 @@ func (i *IPAM) clear() {
 // clearPool frees the leftovers of a pool no network of which is pending. It
 // returns whether some may become leftovers by mere waiting.
 func (i *IPAM) clearPool(b *batch, p *pool) (again bool) {
-	for addr, h := range p.special {
+	for _, addr := range slices.SortedFunc(maps.Keys(p.special), netip.Addr.Compare) {
+		h := p.special[addr]
 		switch {
 		case i.namers(p, addr) > 0:
 		case h.settled != nil || i.now().Sub(h.since) < i.grace:

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // NetworkPools is what a network of the driver needs of IPAM.
@@ -28,6 +29,7 @@ func (i *IPAM) NetworkCreated(id string, n NetworkPools) {
 		// closes; if one reference is missing now, there was no replay, and
 		// join has taken this very network's request for one.
 		p.window = false
+		p.requested = time.Time{}
 		p.refs = max(p.refs, len(i.naming[subnet]))
 	}
 	i.clearLater()

@@ -35,7 +35,7 @@ type pool struct {
 	special map[netip.Addr]*holding
 
 	refs      int       // RequestPool less ReleasePool
-	requested time.Time // the latest RequestPool
+	requested time.Time // the RequestPool of a creation that may go on
 	settled   chan struct{}
 
 	daemon   uint64    // dockerd's generation at the latest RequestPool
@@ -235,6 +235,7 @@ func (i *IPAM) ReleasePool(ctx context.Context, id string) error {
 	// cannot be told now from what another one has just asked for.
 	i.clearLater()
 	p.window = false
+	p.requested = time.Time{}
 	p.alloc.forget(within)
 	if p.refs == 0 && i.wanted(p) {
 		i.mu.Unlock()
@@ -300,6 +301,11 @@ func (i *IPAM) wanted(p *pool) bool { return p.refs > 0 || len(i.naming[p.subnet
 // pending returns how many networks on a pool dockerd has asked for that the
 // driver does not know: those being created, and those of other drivers.
 func (i *IPAM) pending(p *pool) int { return p.refs - len(i.naming[p.subnet]) }
+
+// creating says that a network is being created on a pool just now.
+func (i *IPAM) creating(p *pool) bool {
+	return i.pending(p) > 0 && i.now().Sub(p.requested) < i.grace
+}
 
 // lockPool takes the lock and finds the pool of a subnet, or nil, waiting for
 // one that is unsettled. After an error the lock is not held.

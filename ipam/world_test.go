@@ -330,8 +330,8 @@ func (w *world) all() []*dockerNetwork {
 	return append(slices.Collect(maps.Values(w.networks)), w.pending...)
 }
 
-// mayReserve wants an address not to be a container's, nor, unless both mean a
-// gateway, that of another network being created.
+// mayReserve wants an address not to be a container's, nor, unless it is a
+// gateway, reserved by another network being created.
 func (w *world) mayReserve(n *dockerNetwork, addr netip.Addr, gateway bool) {
 	for _, o := range w.networks {
 		if o.endpoints[addr] {
@@ -339,7 +339,7 @@ func (w *world) mayReserve(n *dockerNetwork, addr netip.Addr, gateway bool) {
 		}
 	}
 	for _, o := range w.pending {
-		if slices.Contains(o.reserved, addr) && !(gateway && o.gateway == addr) && !w.reserved(addr) {
+		if slices.Contains(o.reserved, addr) && !gateway && !w.reserved(addr) {
 			w.rt.Fatalf("%v is reserved for %s, but also for %s", addr, n.id, o.id)
 		}
 	}
@@ -477,7 +477,7 @@ func TestWorld(t *testing.T) {
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		w := &world{bench: newBench(t), rt: rt, networks: map[string]*dockerNetwork{}}
-		defer w.store.Close()
+		defer func() { w.store.Close() }()
 		rt.Repeat(map[string]func(*rapid.T){
 			"":               w.check,
 			"begin":          w.begin,
