@@ -98,8 +98,8 @@ func New(kernel Kernel, st *store.Store, names Names, log logrus.FieldLogger) (*
 
 // State is what the driver knows, in the order of the IDs.
 type State struct {
-	Networks  []Network
-	Endpoints []Endpoint
+	Networks  []Network  `json:"networks"`
+	Endpoints []Endpoint `json:"endpoints"`
 }
 
 // Snapshot copies the driver's state.
@@ -117,8 +117,10 @@ func (d *Driver) Snapshot() State {
 }
 
 func (d *Driver) loadInstance() error {
-	err := d.store.Each(driverBucket, func(_, value []byte) error {
-		d.instance = string(value)
+	err := d.store.Each(driverBucket, func(key, value []byte) error {
+		if string(key) == "instance" {
+			d.instance = string(value)
+		}
 		return nil
 	})
 	if err != nil || d.instance != "" {
@@ -145,13 +147,35 @@ func (d *Driver) Holder(addr netip.Addr) (string, bool) {
 // Short is an ID as Docker's commands print it.
 func Short(id string) string { return id[:min(len(id), 12)] }
 
-// written waits until a submission is on disk, or ctx ends.
+// written waits until a submission is on disk, or ctx ends. A caller that gets
+// an error takes its change back.
 func written(ctx context.Context, submitted <-chan error) error {
+	if ctx.Err() == nil {
+		select {
+		case err := <-submitted:
+			return err
+		case <-ctx.Done():
+		}
+	}
+	return fmt.Errorf("the state was not on disk in time: %w", ctx.Err())
+}
+
+// settle waits until a deletion is on disk and calls f with the outcome, under
+// the lock. Should ctx end first, f is called when the outcome is known: unlike
+// a creation, a deletion is not taken back.
+func (d *Driver) settle(ctx context.Context, submitted <-chan error, f func(error)) error {
+	finish := func(err error) error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		f(err)
+		return err
+	}
 	select {
 	case err := <-submitted:
-		return err
+		return finish(err)
 	case <-ctx.Done():
-		return fmt.Errorf("the disk is slow: the state was not written in time: %w", ctx.Err())
+		go func() { _ = finish(<-submitted) }()
+		return fmt.Errorf("the state was not on disk in time: %w", ctx.Err())
 	}
 }
 

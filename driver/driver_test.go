@@ -475,10 +475,8 @@ func (n Network) on(b *bench, nic string) Network { b.kernel.AddNIC(nic); return
 func TestRecoverSweepsOnlyItsOwn(t *testing.T) {
 	b := newBench(t)
 	b.create(lan("net", "eth0", mode.Default))
-	known := on("net", "one", 10)
-	if _, err := b.CreateEndpoint(ctx, known); err != nil {
-		t.Fatal(err)
-	}
+	running := on("net", "one", 10)
+	b.start(running)
 	before := b.kernel.String()
 	for _, s := range []netlinkutil.SubInterface{
 		{Name: "ulgone00000000", Parent: "eth0", Mode: mode.Default, Alias: b.endpointAlias(id("net"), id("gone"))},
@@ -490,6 +488,9 @@ func TestRecoverSweepsOnlyItsOwn(t *testing.T) {
 	}
 	b.restart()
 	b.golden(before)
+	if _, err := b.EndpointInfo(running.NetworkID, running.ID); err != nil {
+		t.Errorf("a running container's endpoint: %v", err)
+	}
 	for name, alias := range map[string]string{"ultheirs": "", "ulanother": "underlay cafe0002 endpoint x of network y"} {
 		if _, err := b.kernel.AddSubInterface(netlinkutil.SubInterface{Name: name, Parent: "eth0", Mode: mode.Default, Alias: alias}); err != nil {
 			t.Fatal(err)
@@ -499,6 +500,83 @@ func TestRecoverSweepsOnlyItsOwn(t *testing.T) {
 			t.Errorf("a link with the alias %q: %v", alias, err)
 		}
 	}
+}
+
+// dockerd moves the link of a container that ends back to the host, and does
+// not repeat the calls that the plugin was not there for.
+func TestContainerEndsWhileThePluginIsAway(t *testing.T) {
+	for _, m := range []mode.Mode{mode.Default, {Kind: mode.Macvlan, Name: "passthru"}} {
+		b := newBench(t)
+		b.create(lan("net", "eth0", m))
+		e := on("net", "one", 10)
+		mac := b.start(e)
+		if err := b.kernel.Return(linkName(e.ID)); err != nil {
+			t.Fatal(err)
+		}
+		b.restart()
+		if who, ok := b.Holder(e.IPv4.Addr()); ok {
+			t.Errorf("%v: %s still has the address", m, who)
+		}
+		next := on("net", "two", 10)
+		if got := b.start(next); got.String() != mac.String() {
+			t.Errorf("%v: MAC %v, had %v", m, got, mac)
+		}
+		b.stop(next)
+		if err := b.DeleteNetwork(ctx, id("net")); err != nil {
+			t.Fatal(err)
+		}
+		b.nothing()
+	}
+}
+
+// The ipvlan links of others keep their mode, whatever is asked for here.
+func TestTrialLeavesTheIPvlanOfOthersAlone(t *testing.T) {
+	b := newBench(t)
+	theirs := netlinkutil.SubInterface{Name: "theirs", Parent: "eth0", Mode: mode.Mode{Kind: mode.IPvlan, Name: "l3", Flag: "private"}}
+	if _, err := b.kernel.AddSubInterface(theirs); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.kernel.Move("theirs"); err != nil {
+		t.Fatal(err)
+	}
+	before := b.kernel.String()
+	err := b.CreateNetwork(ctx, lan("net", "eth0", mode.Mode{Kind: mode.IPvlan, Name: "l2", Flag: "bridge"}))
+	refused(t, err, "parent eth0 carries links of another program", "change their mode", "eth0.10")
+	b.golden(before)
+}
+
+func TestTwoIPvlanNetworksOfOneMode(t *testing.T) {
+	b := newBench(t)
+	m := mode.Mode{Kind: mode.IPvlan, Name: "l2", Flag: "private"}
+	b.create(lan("one", "eth0", m))
+	b.start(on("one", "a", 10))
+	b.create(lan("two", "eth0", m))
+	b.start(on("two", "b", 11))
+}
+
+// An endpoint that Docker has forgotten goes with its network, and a network
+// that goes lets nobody in.
+func TestDeleteNetworkTakesItsEndpoints(t *testing.T) {
+	b := newBench(t)
+	b.create(lan("net", "eth0.10", mode.Default))
+	e := on("net", "one", 10)
+	if _, err := b.CreateEndpoint(ctx, e); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.DeleteNetwork(ctx, id("net")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := b.CreateEndpoint(ctx, on("net", "two", 11))
+	refused(t, err, "unknown")
+	b.nothing()
+}
+
+func TestParentThatIsASubInterface(t *testing.T) {
+	b := newBench(t)
+	if _, err := b.kernel.AddSubInterface(netlinkutil.SubInterface{Name: "shim", Parent: "eth0", Mode: mode.Default}); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, b.CreateNetwork(ctx, lan("net", "shim", mode.Default)), "shim is itself a macvlan link on eth0", "-o parent=eth0")
 }
 
 func TestJoinMendsALostLink(t *testing.T) {
@@ -546,8 +624,14 @@ func TestInternalNetworkHasNoWayOut(t *testing.T) {
 			t.Errorf("%v: internal takes a gateway address", m)
 		}
 	}
-	if SkipGateway(options.Network{Mode: mode.Default}, false) || !SkipGateway(options.Network{Mode: mode.Mode{Kind: mode.IPvlan, Name: "l3s"}}, false) {
-		t.Error("l3s, and not bridge, goes without a gateway address")
+	l3s := mode.Mode{Kind: mode.IPvlan, Name: "l3s"}
+	for want, o := range map[bool]options.Network{false: {Parent: "eth0", Mode: mode.Default}, true: {Parent: "eth0", Mode: l3s}} {
+		if SkipGateway(o, false) != want {
+			t.Errorf("%v: SkipGateway is not %v", o, want)
+		}
+	}
+	if !SkipGateway(options.Network{Mode: mode.Default}, false) {
+		t.Error("a network without a parent takes a gateway address")
 	}
 }
 
@@ -685,10 +769,10 @@ func TestDeadlineUndoes(t *testing.T) {
 	// The disk may still be faster than the deadline: then there is nothing
 	// to undo, and the deletions below find an endpoint and a network.
 	if _, err := b.CreateEndpoint(late, on("net", "one", 10)); err != nil {
-		refused(t, err, "not written in time")
+		refused(t, err, "not on disk in time")
 	}
 	if err := b.CreateNetwork(late, lan("other", "eth0.10", mode.Default)); err != nil {
-		refused(t, err, "not written in time")
+		refused(t, err, "not on disk in time")
 	} else if err := b.DeleteNetwork(ctx, id("other")); err != nil {
 		t.Fatal(err)
 	}

@@ -16,9 +16,11 @@ import (
 
 // Endpoint is an endpoint as Docker asks for it, and as it is kept.
 type Endpoint struct {
-	ID, NetworkID string
-	IPv4, IPv6    netip.Prefix // zero for none
-	MAC           MAC          // nil: Docker named none, or (kept) the kernel's own is used
+	ID        string       `json:"id"`
+	NetworkID string       `json:"network"`
+	IPv4      netip.Prefix `json:"ipv4,omitzero"`
+	IPv6      netip.Prefix `json:"ipv6,omitzero"`
+	MAC       MAC          `json:"mac,omitempty"` // nil: Docker named none, or (kept) it is the parent's
 }
 
 // MAC is a hardware address that stands in a record as text.
@@ -54,7 +56,7 @@ func (d *Driver) CreateEndpoint(ctx context.Context, req Endpoint) (MAC, error) 
 	if req.MAC != nil && req.MAC[0]&1 == 1 {
 		return nil, fmt.Errorf("--mac-address %v is a multicast address; a container needs a unicast one, whose first byte is even", req.MAC)
 	}
-	parent, err := d.ensureParent(n)
+	parent, err := d.readyParent(n)
 	if err != nil {
 		return nil, fmt.Errorf("network %s: %w", Short(n.ID), err)
 	}
@@ -71,16 +73,18 @@ func (d *Driver) CreateEndpoint(ctx context.Context, req Endpoint) (MAC, error) 
 	submitted := d.store.Submit(put(endpointBucket, e.ID, e))
 	link, err := d.addLink(n, e)
 	if err == nil {
-		err = written(ctx, submitted)
+		if err = written(ctx, submitted); err != nil {
+			d.deleteLink(e)
+		}
 	}
 	if err != nil {
-		d.unregister(n, e)
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.endpoints, e.ID)
+		d.store.Submit(remove(endpointBucket, e.ID))
 		return nil, err
 	}
 	d.logOf(n.ID).WithField("endpoint", Short(e.ID)).Infof("endpoint made: %s %v %v", link.Name, e.IPv4, link.MAC)
-	if e.MAC == nil && n.mode().TakesMAC() {
-		return MAC(link.MAC), nil // passthru: the parent's
-	}
 	return e.MAC, nil
 }
 
@@ -105,6 +109,8 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 		if o := d.withMAC(n, e.MAC); o != nil {
 			return nil, false, fmt.Errorf("--mac-address %v is taken on parent %s by endpoint %s; give another or stop that container", e.MAC, n.parent(), Short(o.ID))
 		}
+	case n.mode().Alone():
+		e.MAC = MAC(parent.MAC)
 	case !n.mode().SharesMAC():
 		base := parent.PermMAC
 		if base == nil {
@@ -165,14 +171,12 @@ func (d *Driver) addLink(n *Network, e *Endpoint) (netlinkutil.Link, error) {
 	})
 }
 
-func (d *Driver) unregister(n *Network, e *Endpoint) {
+// deleteLink deletes an endpoint's sub-interface if it is in the host. One
+// that cannot be deleted is left for Recover.
+func (d *Driver) deleteLink(e *Endpoint) {
 	if err := d.kernel.DeleteLink(linkName(e.ID)); err != nil {
-		d.logOf(n.ID).WithField("endpoint", Short(e.ID)).Errorf("link of the refused endpoint is left: %v", err)
+		d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Errorf("link %s is left until the next start: %v", linkName(e.ID), err)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.endpoints, e.ID)
-	d.store.Submit(remove(endpointBucket, e.ID))
 }
 
 // Route is a route for the container: by NextHop, or on the link where that is
@@ -199,7 +203,7 @@ func (d *Driver) Join(_ context.Context, networkID, endpointID string) (Plumbing
 	}
 	name := linkName(e.ID)
 	if _, err := d.kernel.Link(name); errors.Is(err, os.ErrNotExist) {
-		if _, err = d.ensureParent(n); err == nil {
+		if _, err = d.readyParent(n); err == nil {
 			_, err = d.addLink(n, e)
 		}
 		if err != nil {
@@ -209,7 +213,7 @@ func (d *Driver) Join(_ context.Context, networkID, endpointID string) (Plumbing
 		return Plumbing{}, err
 	}
 	p := Plumbing{LinkName: name}
-	if n.Internal {
+	if n.isolated() {
 		return p, nil
 	}
 	for _, addr := range []netip.Prefix{e.IPv4, e.IPv6} {
@@ -250,28 +254,24 @@ func (d *Driver) Leave(context.Context, string, string) error { return nil }
 // DeleteEndpoint deletes an endpoint's sub-interface and forgets it. An unknown
 // endpoint is success: Docker repeats itself.
 func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID string) error {
-	n, e, err := d.endpoint(networkID, endpointID)
-	if errors.Is(err, errUnknown) {
+	d.mu.Lock()
+	e := d.endpoints[endpointID]
+	if e == nil || e.NetworkID != networkID {
+		d.mu.Unlock()
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	// The record goes even if the link stays: Recover deletes links without
-	// a record, and the address is free only when Docker says so.
 	submitted := d.store.Submit(remove(endpointBucket, e.ID))
-	log := d.logOf(n.ID).WithField("endpoint", Short(e.ID))
-	if err := d.kernel.DeleteLink(linkName(e.ID)); err != nil {
-		log.Errorf("link %s is left until the next start: %v", linkName(e.ID), err)
-	}
-	if err := written(ctx, submitted); err != nil {
-		return err
-	}
-	d.mu.Lock()
-	delete(d.endpoints, e.ID)
 	d.mu.Unlock()
-	log.Info("endpoint deleted")
-	return nil
+	d.deleteLink(e)
+	err := d.settle(ctx, submitted, func(err error) {
+		if err == nil {
+			delete(d.endpoints, e.ID)
+		}
+	})
+	if err == nil {
+		d.logOf(networkID).WithField("endpoint", Short(e.ID)).Info("endpoint deleted")
+	}
+	return err
 }
 
 // EndpointInfo tells a person about an endpoint.
@@ -291,12 +291,8 @@ func (d *Driver) EndpointInfo(networkID, endpointID string) (map[string]string, 
 	}, nil
 }
 
-// errUnknown is behind every error about a network or endpoint without a
-// record.
-var errUnknown = errors.New("unknown")
-
 func unknownNetwork(id string) error {
-	return fmt.Errorf("network %s is %w to underlay, which may have lost its state; remove the network and create it again", Short(id), errUnknown)
+	return fmt.Errorf("network %s is unknown to underlay, which may have lost its state; remove the network and create it again", Short(id))
 }
 
 func (d *Driver) network(id string) (*Network, error) {
@@ -316,7 +312,7 @@ func (d *Driver) endpoint(networkID, id string) (*Network, *Endpoint, error) {
 		return nil, nil, unknownNetwork(networkID)
 	}
 	if e == nil || e.NetworkID != networkID {
-		return nil, nil, fmt.Errorf("endpoint %s of network %s is %w to underlay; restart the container", Short(id), Short(networkID), errUnknown)
+		return nil, nil, fmt.Errorf("endpoint %s of network %s is unknown to underlay; restart the container", Short(id), Short(networkID))
 	}
 	return n, e, nil
 }

@@ -8,21 +8,22 @@ import (
 
 	"underlay/internal/mode"
 	"underlay/internal/options"
+	"underlay/internal/store"
 )
 
 // Subnet is one pool of a network as Docker gives it.
 type Subnet struct {
-	Prefix  netip.Prefix
-	Gateway netip.Addr   // zero for none
-	Aux     []netip.Addr `json:",omitempty"`
+	Prefix  netip.Prefix `json:"prefix"`
+	Gateway netip.Addr   `json:"gateway,omitzero"`
+	Aux     []netip.Addr `json:"aux,omitempty"`
 }
 
 // Network is a network as Docker asks for it, and as it is kept.
 type Network struct {
-	ID       string
-	Options  options.Network
-	Internal bool     `json:",omitempty"`
-	Subnets  []Subnet // of both families
+	ID       string          `json:"id"`
+	Options  options.Network `json:"options"`
+	Internal bool            `json:"internal,omitempty"`
+	Subnets  []Subnet        `json:"subnets,omitempty"` // of both families
 }
 
 // parent is the network's parent: the one asked for, or a dummy of its own
@@ -37,10 +38,16 @@ func (n *Network) parent() string {
 func (n *Network) dummy() bool     { return n.Options.Parent == "" }
 func (n *Network) mode() mode.Mode { return n.Options.Mode }
 
-// SkipGateway tells whether a network takes no gateway address: an internal
+// isolated tells whether nothing leads out of the network. One without a
+// parent is internal whether --internal says so or not, as with Docker's own
+// drivers.
+func (n *Network) isolated() bool { return n.Internal || n.dummy() }
+
+// SkipGateway tells whether a network takes no gateway address: an isolated
 // one has no way out, and in l3 the container routes by the link.
 func SkipGateway(o options.Network, internal bool) bool {
-	return internal || o.Mode.RoutesByLink()
+	n := Network{Options: o, Internal: internal}
+	return n.isolated() || n.mode().RoutesByLink()
 }
 
 // CreateNetwork makes a network. It is refused, with nothing changed, where
@@ -50,6 +57,9 @@ func (d *Driver) CreateNetwork(ctx context.Context, req Network) error {
 	n := &req
 	d.parents.Lock()
 	defer d.parents.Unlock()
+	if err := d.canonical(n); err != nil {
+		return err
+	}
 	d.mu.Lock()
 	known := d.networks[n.ID]
 	d.mu.Unlock()
@@ -63,7 +73,7 @@ func (d *Driver) CreateNetwork(ctx context.Context, req Network) error {
 		return err
 	}
 	if err := d.prepare(n); err != nil {
-		d.undoParent(n)
+		d.dropParent(n)
 		return err
 	}
 	d.mu.Lock()
@@ -75,7 +85,7 @@ func (d *Driver) CreateNetwork(ctx context.Context, req Network) error {
 		delete(d.networks, n.ID)
 		d.store.Submit(remove(networkBucket, n.ID))
 		d.mu.Unlock()
-		d.undoParent(n)
+		d.dropParent(n)
 		return err
 	}
 	d.logOf(n.ID).Infof("network made: %v on %s", n.mode(), n.parent())
@@ -105,12 +115,6 @@ func (d *Driver) prepare(n *Network) error {
 	return d.try(n)
 }
 
-func (d *Driver) undoParent(n *Network) {
-	if err := d.dropParent(n.parent()); err != nil {
-		d.logOf(n.ID).Errorf("parent %s of the refused network is left: %v", n.parent(), err)
-	}
-}
-
 // DeleteNetwork forgets a network and what is left of its endpoints, and
 // deletes its parent where the plugin made it and no other network uses it.
 // An unknown network is success: Docker repeats itself.
@@ -119,34 +123,38 @@ func (d *Driver) DeleteNetwork(ctx context.Context, id string) error {
 	defer d.parents.Unlock()
 	d.mu.Lock()
 	n := d.networks[id]
-	var left []string
-	for _, e := range d.endpoints {
-		if e.NetworkID == id {
-			left = append(left, e.ID)
-		}
-	}
-	d.mu.Unlock()
 	if n == nil {
+		d.mu.Unlock()
 		return nil
 	}
-	for _, e := range left {
-		d.logOf(id).Warnf("endpoint %s is left in a network that goes; delete it", Short(e))
-		if err := d.DeleteEndpoint(ctx, id, e); err != nil {
-			return err
+	delete(d.networks, id) // no endpoint can join it from here
+	changes := []store.Change{remove(networkBucket, id)}
+	var left []*Endpoint
+	for _, e := range d.endpoints {
+		if e.NetworkID == id {
+			left = append(left, e)
+			changes = append(changes, remove(endpointBucket, e.ID))
 		}
 	}
-	d.mu.Lock()
-	submitted := d.store.Submit(remove(networkBucket, id))
+	submitted := d.store.Submit(changes...)
 	d.mu.Unlock()
-	if err := written(ctx, submitted); err != nil {
+	err := d.settle(ctx, submitted, func(err error) {
+		if err != nil {
+			d.networks[id] = n
+			return
+		}
+		for _, e := range left {
+			delete(d.endpoints, e.ID)
+		}
+	})
+	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	delete(d.networks, id)
-	d.mu.Unlock()
-	if err := d.dropParent(n.parent()); err != nil {
-		return fmt.Errorf("network %s is gone, its parent is not: %w", Short(id), err)
+	for _, e := range left {
+		d.logOf(id).Warnf("endpoint %s was left in the network and goes with it", Short(e.ID))
+		d.deleteLink(e)
 	}
+	d.dropParent(n)
 	d.logOf(id).Info("network deleted")
 	return nil
 }

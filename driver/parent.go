@@ -26,8 +26,43 @@ func (d *Driver) endpointAlias(networkID, endpointID string) string {
 	return d.alias("endpoint " + Short(endpointID) + " of network " + Short(networkID))
 }
 
+// canonical names the parent as the kernel does, not by an altname, so that
+// networks of one link are known to be. The caller holds d.parents.
+func (d *Driver) canonical(n *Network) error {
+	if n.dummy() {
+		return nil
+	}
+	l, err := d.kernel.Link(n.Options.Parent)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case l.Lower != "" && l.Kind != "vlan":
+		return fmt.Errorf("parent %s is itself a %s link on %s; use -o parent=%s", l.Name, l.Kind, l.Lower, l.Lower)
+	}
+	n.Options.Parent = l.Name
+	return nil
+}
+
+// readyParent is the parent of a network that has an endpoint to carry. One
+// that the plugin had made and that has gone is made again.
+func (d *Driver) readyParent(n *Network) (netlinkutil.Link, error) {
+	l, err := d.kernel.Link(n.parent())
+	if err == nil || !errors.Is(err, os.ErrNotExist) {
+		return l, err
+	}
+	d.parents.Lock()
+	defer d.parents.Unlock()
+	if _, err := d.network(n.ID); err != nil {
+		return l, err
+	}
+	return d.ensureParent(n)
+}
+
 // ensureParent returns the parent of a network, and makes it where it is one
-// that the plugin makes: a VLAN link that is absent, or a dummy.
+// that the plugin makes: a VLAN link that is absent, or a dummy. The caller
+// holds d.parents.
 func (d *Driver) ensureParent(n *Network) (netlinkutil.Link, error) {
 	name := n.parent()
 	if n.dummy() {
@@ -74,13 +109,17 @@ func (d *Driver) ensureVLAN(name string) (netlinkutil.Link, error) {
 	return d.kernel.Link(name)
 }
 
-// usable refuses the links that cannot carry sub-interfaces.
+// usable refuses the links that cannot carry sub-interfaces. A port of what is
+// not named here, such as a VRF, can.
 func usable(l netlinkutil.Link) error {
-	switch {
-	case l.Loopback:
+	if l.Loopback {
 		return fmt.Errorf("parent %s is the loopback link and reaches no LAN; name a NIC, or leave -o parent out for an isolated network", l.Name)
-	case l.Master != "":
+	}
+	switch l.MasterKind {
+	case "bridge", "bond", "team":
 		return fmt.Errorf("parent %s is a port of %s %s, which takes all its traffic; use -o parent=%s", l.Name, l.MasterKind, l.Master, l.Master)
+	case "openvswitch":
+		return fmt.Errorf("parent %s is a port of Open vSwitch, which takes all its traffic; use another parent, or take it out of the switch", l.Name)
 	}
 	return nil
 }
@@ -120,10 +159,32 @@ func vlanOf(parent string) string {
 // the kernel refuses is refused when the network is made and not when its
 // first container starts: links of other programs that sit in containers are
 // seen by nobody but the kernel.
+//
+// An ipvlan link sets the mode of all others on its parent. So the trial is
+// left out where a network of ours has set it already, and where a macvlan
+// link is refused the parent, which then carries somebody else's ipvlan.
 func (d *Driver) try(n *Network) error {
+	if n.mode().Kind != mode.IPvlan {
+		return d.trial(n, n.mode())
+	}
+	d.mu.Lock()
+	for _, o := range d.networks {
+		if o.parent() == n.parent() {
+			d.mu.Unlock()
+			return nil
+		}
+	}
+	d.mu.Unlock()
+	if err := d.trial(n, mode.Default); errors.Is(err, netlinkutil.ErrBusy) {
+		return fmt.Errorf("parent %s carries links of another program, ipvlan by the look of it, and a new network would change their mode; remove them, or use another parent or a VLAN such as -o parent=%s", n.parent(), vlanOf(n.parent()))
+	}
+	return d.trial(n, n.mode())
+}
+
+func (d *Driver) trial(n *Network, m mode.Mode) error {
 	name := "ult" + Short(n.ID)
 	_, err := d.kernel.AddSubInterface(netlinkutil.SubInterface{
-		Name: name, Parent: n.parent(), Mode: n.mode(), MTU: n.Options.MTU,
+		Name: name, Parent: n.parent(), Mode: m, MTU: n.Options.MTU,
 		Alias: d.alias("trial of network " + Short(n.ID)),
 	})
 	if err != nil {
@@ -132,34 +193,34 @@ func (d *Driver) try(n *Network) error {
 	return d.kernel.DeleteLink(name)
 }
 
-// dropParent deletes a parent that the plugin made once no network names it.
-// The caller holds d.parents.
-func (d *Driver) dropParent(name string) error {
+// dropParent deletes the parent of a network that goes, where the plugin made
+// it and no other network names it. What cannot be deleted now is at the next
+// start. The caller holds d.parents.
+func (d *Driver) dropParent(gone *Network) {
+	name := gone.parent()
 	d.mu.Lock()
 	for _, n := range d.networks {
 		if n.parent() == name {
 			d.mu.Unlock()
-			return nil
+			return
 		}
 	}
 	d.mu.Unlock()
 	l, err := d.kernel.Link(name)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+	if err == nil && l.Alias == d.parentAlias() {
+		err = d.kernel.DeleteLink(name)
 	}
-	if err != nil {
-		return err
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		d.logOf(gone.ID).Errorf("parent %s is left until the next start: %v", name, err)
 	}
-	if l.Alias != d.parentAlias() {
-		return nil
-	}
-	return d.kernel.DeleteLink(name)
 }
 
-// Recover brings the kernel in line with the records after a start: it makes
-// the parents that the plugin had made, and deletes the sub-interfaces in the
-// host that no endpoint knows. What cannot be mended now is logged and tried
-// again when an endpoint needs it.
+// Recover brings kernel and records in line after a start, before any call is
+// answered: it makes the parents that the plugin had made, and deletes its
+// sub-interfaces that are in the host, with their records. A live endpoint's is
+// in its container; dockerd has moved these back, or never got them, while the
+// plugin was away, and does not say so again. What cannot be mended now is
+// logged and tried again when an endpoint needs it.
 func (d *Driver) Recover() {
 	d.parents.Lock()
 	defer d.parents.Unlock()
@@ -177,32 +238,39 @@ func (d *Driver) Recover() {
 		return
 	}
 	for _, l := range links {
-		if !strings.HasPrefix(l.Alias, d.alias("")) || !d.orphan(l) {
+		if !strings.HasPrefix(l.Alias, d.alias("")) || d.isParent(l) {
 			continue
 		}
 		d.log.Infof("delete leftover link %s (%s)", l.Name, l.Alias)
 		if err := d.kernel.DeleteLink(l.Name); err != nil {
 			d.log.Errorf("leftover link %s: %v", l.Name, err)
+			continue
 		}
+		d.forgetOwner(l)
 	}
 }
 
-// orphan tells whether no record stands behind a link of the plugin's.
-func (d *Driver) orphan(l netlinkutil.Link) bool {
+// isParent tells whether a network stands on a link.
+func (d *Driver) isParent(l netlinkutil.Link) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if l.Alias == d.parentAlias() {
-		for _, n := range d.networks {
-			if n.parent() == l.Name {
-				return false
-			}
+	for _, n := range d.networks {
+		if n.parent() == l.Name {
+			return true
 		}
-		return true
 	}
+	return false
+}
+
+// forgetOwner drops the endpoint whose sub-interface a link was, if any.
+func (d *Driver) forgetOwner(l netlinkutil.Link) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for id, e := range d.endpoints {
 		if d.endpointAlias(e.NetworkID, id) == l.Alias {
-			return false
+			delete(d.endpoints, id)
+			d.store.Submit(remove(endpointBucket, id))
+			d.logOf(e.NetworkID).WithField("endpoint", Short(id)).Info("endpoint ended while the plugin was away")
 		}
 	}
-	return true
 }

@@ -21,10 +21,10 @@ type Option struct {
 
 // Network is what the -o options of a network say.
 type Network struct {
-	Parent     string // link name; "" for an isolated dummy parent
-	Mode       mode.Mode
-	MTU        int    // bytes; 0 for the parent's
-	BCQueueLen uint32 // packets; 0 for the kernel's default
+	Parent     string    `json:"parent,omitempty"` // link name; "" for an isolated dummy parent
+	Mode       mode.Mode `json:"mode"`
+	MTU        int       `json:"mtu,omitempty"`        // bytes; 0 for the parent's
+	BCQueueLen uint32    `json:"bcqueuelen,omitempty"` // packets; 0 for the kernel's default
 }
 
 // MTUKey is the label that Docker's own drivers take an MTU from.
@@ -180,7 +180,7 @@ func linkName(v string) error {
 	if len(v) > nameSize {
 		return fmt.Errorf("a link name has at most %d bytes", nameSize)
 	}
-	if v == "." || v == ".." || strings.ContainsAny(v, "/:") || strings.ContainsFunc(v, unicode.IsSpace) {
+	if v == "." || v == ".." || strings.ContainsAny(v, "/:%") || strings.ContainsFunc(v, unicode.IsSpace) {
 		return fmt.Errorf("%q is no link name", v)
 	}
 	return nil
