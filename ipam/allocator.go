@@ -196,9 +196,10 @@ func (a *allocator) unuse(addr netip.Addr) {
 	if !ok {
 		return
 	}
-	a.used.Delete(r)
 	if r.first.Less(addr) {
 		a.used.Set(run{r.first, addr.Prev()})
+	} else {
+		a.used.Delete(r)
 	}
 	if addr.Less(r.last) {
 		a.used.Set(run{addr.Next(), r.last})
