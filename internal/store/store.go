@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -47,16 +48,21 @@ func Open(path string) (*Store, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("state folder: %w", err)
 	}
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout:        lockTimeout,
-		FreelistType:   bbolt.FreelistMapType,
-		NoFreelistSync: true, // one page less to write per commit; rebuilt at open
+	var db *bbolt.DB
+	err := guard(func() (err error) {
+		db, err = bbolt.Open(path, 0o600, &bbolt.Options{
+			Timeout:      lockTimeout,
+			FreelistType: bbolt.FreelistMapType,
+			// The freelist stays on disk: without it, bbolt walks the whole
+			// file at open, in a goroutine whose panics nobody can catch.
+		})
+		return err
 	})
 	if errors.Is(err, bbolt.ErrTimeout) {
 		return nil, fmt.Errorf("state file %s is held by another underlay process; stop that one or give another --state", path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("state file %s: %w", path, err)
+		return nil, fmt.Errorf("state file %s cannot be read: %w; put a copy of it back, or move it away to start with nothing", path, err)
 	}
 	s := &Store{db: db, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	go s.write()
@@ -90,13 +96,27 @@ func (s *Store) Apply(changes ...Change) error { return <-s.Submit(changes...) }
 // Each calls f with every record of a bucket, in the order of the keys. The
 // slices are valid only during the call. A bucket that is not there is empty.
 func (s *Store) Each(bucket string, f func(key, value []byte) error) error {
-	return s.db.View(func(tx *bbolt.Tx) error {
-		b := tx.Bucket([]byte(bucket))
-		if b == nil {
-			return nil
-		}
-		return b.ForEach(f)
+	return guard(func() error {
+		return s.db.View(func(tx *bbolt.Tx) error {
+			b := tx.Bucket([]byte(bucket))
+			if b == nil {
+				return nil
+			}
+			return b.ForEach(f)
+		})
 	})
+}
+
+// guard turns what bbolt does at a damaged file, which is to panic or to run
+// into memory that is not mapped, into an error.
+func guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("it is damaged: %v", p)
+		}
+	}()
+	return f()
 }
 
 // Close commits what was submitted and lets go of the file.
@@ -127,15 +147,17 @@ func (s *Store) commit() {
 	if len(batch) == 0 {
 		return
 	}
-	err := s.db.Update(func(tx *bbolt.Tx) error {
-		for _, sub := range batch {
-			for _, c := range sub.changes {
-				if err := apply(tx, c); err != nil {
-					return fmt.Errorf("state record %s/%s: %w", c.Bucket, c.Key, err)
+	err := guard(func() error {
+		return s.db.Update(func(tx *bbolt.Tx) error {
+			for _, sub := range batch {
+				for _, c := range sub.changes {
+					if err := apply(tx, c); err != nil {
+						return fmt.Errorf("state record %s/%s: %w", c.Bucket, c.Key, err)
+					}
 				}
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 	if err != nil {
 		err = fmt.Errorf("state not written: %w", err)

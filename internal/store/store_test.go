@@ -1,8 +1,10 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -92,5 +94,60 @@ func TestClosedAndHeld(t *testing.T) {
 	s.Close()
 	if err := s.Apply(Change{"a", []byte("k"), []byte("v")}); !errors.Is(err, ErrClosed) {
 		t.Errorf("after close: %v", err)
+	}
+}
+
+// However a file is damaged, whoever opens it gets an error or its records, and
+// never a crash: dockerd would start the plugin again at once, for ever.
+func TestDamagedFile(t *testing.T) {
+	whole := filepath.Join(t.TempDir(), "state.db")
+	s := open(t, whole)
+	for i := range 500 {
+		if err := s.Apply(Change{"a", fmt.Append(nil, i), make([]byte, 100)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Close()
+	text, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := os.Getpagesize()
+	bad := 0
+	for name, damage := range map[string]func([]byte) []byte{
+		"truncated in the first page": func(b []byte) []byte { return b[:100] },
+		"truncated after the metas":   func(b []byte) []byte { return b[:2*page] },
+		"truncated in the middle":     func(b []byte) []byte { return b[:5*page] },
+		"zeroed after the metas":      func(b []byte) []byte { clear(b[2*page:]); return b },
+		"zeroed metas":                func(b []byte) []byte { clear(b[:2*page]); return b },
+		"garbage after the metas": func(b []byte) []byte {
+			for i := range b[2*page:] {
+				b[2*page+i] = byte(i * 7)
+			}
+			return b
+		},
+		"another file": func([]byte) []byte { return []byte(strings.Repeat("no bolt file\n", 3000)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "state.db")
+			damaged := damage(bytes.Clone(text))
+			if err := os.WriteFile(path, damaged, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s, err := Open(path)
+			if err == nil {
+				err = errors.Join(
+					s.Each("a", func(_, _ []byte) error { return nil }),
+					s.Apply(Change{"a", []byte("k"), []byte("v")}))
+			}
+			if err == nil {
+				t.Fatal("nobody noticed")
+			}
+			t.Log(err)
+			bad++
+		})
+	}
+	if bad != 7 {
+		t.Errorf("%d of 7 were noticed", bad)
 	}
 }
