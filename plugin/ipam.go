@@ -42,8 +42,16 @@ func (p *Plugin) routeIPAM() {
 // ipamCapabilities is the first call of a dockerd that has started, and the
 // sign that its replay of pools and addresses may follow.
 func (p *Plugin) ipamCapabilities(ctx context.Context, _ none) (ipamCapabilities, error) {
-	if p.ready(ctx) == nil {
-		p.parts.ipam.Daemon()
+	connected := func() {
+		if <-p.loaded; p.failed == nil {
+			p.parts.ipam.Daemon()
+		}
+	}
+	select {
+	case <-p.loaded:
+		connected()
+	case <-ctx.Done(): // dockerd's boot waits for this answer
+		go connected()
 	}
 	return ipamCapabilities{RequiresRequestReplay: true}, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 	"time"
@@ -68,8 +69,8 @@ func Listen(config Config) (*Plugin, error) {
 // Serve answers calls until Close.
 func (p *Plugin) Serve() error {
 	p.config.Log.Infof("underlay %s listens on %s, state in %s", p.config.Version, p.config.Socket, p.config.State)
-	err := p.server.handler.Serve(p.listener)
-	if errors.Is(err, net.ErrClosed) {
+	err := p.server.http.Serve(p.listener)
+	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
 	return err
@@ -77,15 +78,14 @@ func (p *Plugin) Serve() error {
 
 // Close stops to listen, waits for the calls under way, and closes the state.
 func (p *Plugin) Close() error {
-	err := p.listener.Close()
-	<-p.loaded
-	done := make(chan struct{})
-	go func() { p.server.calls.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(deadline / 2): // docker plugin disable kills after 10 s
-		p.config.Log.Warn("calls under way are left behind")
+	// docker plugin disable kills after 10 s.
+	ctx, cancel := context.WithTimeout(context.Background(), deadline/2)
+	defer cancel()
+	err := p.server.http.Shutdown(ctx)
+	if err != nil {
+		err = fmt.Errorf("calls under way are left behind: %w", err)
 	}
+	<-p.loaded
 	if p.failed != nil {
 		return err
 	}
@@ -100,7 +100,10 @@ func (p *Plugin) Close() error {
 func (p *Plugin) ready(ctx context.Context) error {
 	select {
 	case <-p.loaded:
-		return p.failed
+		if p.failed != nil {
+			return fmt.Errorf("%w; then disable and enable the plugin", p.failed)
+		}
+		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("underlay is still loading its state from %s: %w", p.config.State, ctx.Err())
 	}
@@ -110,7 +113,7 @@ func (p *Plugin) load() {
 	defer close(p.loaded)
 	start := time.Now()
 	if p.parts, p.failed = p.open(); p.failed != nil {
-		p.config.Log.Errorf("every call fails until this is mended: %v", p.failed)
+		p.config.Log.Errorf("every call fails until this is mended and the plugin started again: %v", p.failed)
 		return
 	}
 	s := p.parts.driver.Snapshot()
@@ -124,9 +127,9 @@ func (p *Plugin) load() {
 func (p *Plugin) open() (_ parts, err error) {
 	o := parts{kernel: p.config.Kernel}
 	if o.kernel == nil {
-		host, err := netlinkutil.Open()
-		if err != nil {
-			return o, err
+		host, openErr := netlinkutil.Open()
+		if openErr != nil {
+			return o, openErr
 		}
 		defer func() {
 			if err != nil {

@@ -64,6 +64,9 @@ func TestContainerFromStartToEnd(t *testing.T) {
 	if a != "192.168.50.2/24" {
 		t.Errorf("address %s", a)
 	}
+	if err := b.kernel.Move("ul" + dockerID(2)[:13]); err != nil { // as dockerd does after Join
+		t.Fatal(err)
+	}
 	b.restart()
 	info := must[network.InfoResponse](b, "NetworkDriver.EndpointOperInfo", object{"NetworkID": id, "EndpointID": dockerID(2)})
 	if info.Value["parent"] != "eth0" || info.Value["mode"] != "macvlan bridge" {
@@ -74,7 +77,7 @@ func TestContainerFromStartToEnd(t *testing.T) {
 	must[object](b, "IpamDriver.ReleasePool", object{"PoolID": pool})
 	must[object](b, "NetworkDriver.DeleteNetwork", object{"NetworkID": id})
 	s := must[State](b, "Underlay.State", nil)
-	if len(s.Driver.Networks)+len(s.Driver.Endpoints)+len(s.IPAM.Pools) != 0 {
+	if len(s.Networks)+len(s.Endpoints)+len(s.Pools) != 0 {
 		t.Errorf("left: %+v", s)
 	}
 }
@@ -89,7 +92,7 @@ func TestRefusedNetworkLeavesNothing(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	must[object](b, "IpamDriver.ReleasePool", object{"PoolID": p.PoolID})
-	if s := must[State](b, "Underlay.State", nil); len(s.IPAM.Pools)+len(s.Driver.Networks) != 0 {
+	if s := must[State](b, "Underlay.State", nil); len(s.Pools)+len(s.Networks) != 0 {
 		t.Errorf("left: %+v", s)
 	}
 }
@@ -101,7 +104,8 @@ func TestGatewayIsSkipped(t *testing.T) {
 		skip    bool
 	}{
 		{object{genericKey: object{"parent": "eth0"}}, false},
-		{object{genericKey: object{"ipvlan_mode": "l2"}}, false},
+		{object{genericKey: object{"parent": "eth0", "ipvlan_mode": "l2"}}, false},
+		{object{genericKey: object{"ipvlan_mode": "l2"}}, true},
 		{object{genericKey: object{"ipvlan_mode": "l3"}}, true},
 		{object{genericKey: object{"ipvlan_mode": "l3s"}}, true},
 		{object{internalKey: true}, true},
@@ -139,7 +143,7 @@ func TestBadCalls(t *testing.T) {
 		{"an empty repeat", "IpamDriver.RequestAddress", "", 400, "without a body"},
 		{"no JSON", "IpamDriver.RequestAddress", "{", 400, "not understood"},
 		{"a wrong type", "IpamDriver.RequestAddress", `{"PoolID": 7}`, 400, "not understood"},
-		{"a long body", "IpamDriver.RequestAddress", `{"PoolID": "` + long + `"}`, 400, "over 1048576 bytes"},
+		{"a long body", "IpamDriver.RequestAddress", `{"PoolID": "` + long + `"}`, 400, "over 8388608 bytes"},
 		{"a bad pool", "IpamDriver.RequestPool", `{"Pool": "192.168.50.0"}`, 400, "is no subnet"},
 		{"host bits", "IpamDriver.RequestPool", `{"Pool": "192.168.60.7/24"}`, 500, "192.168.60.0/24"},
 		{"an unknown option", "IpamDriver.RequestPool", `{"Pool": "192.168.60.0/24", "Options": {"foo": "bar"}}`, 500, "--ipam-opt foo"},

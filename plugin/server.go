@@ -7,15 +7,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"sync"
+	"reflect"
+	"syscall"
 	"time"
 
 	"github.com/docker/go-plugins-helpers/sdk"
 	"github.com/sirupsen/logrus"
+
+	"underlay/driver"
 )
 
 const (
@@ -23,24 +27,37 @@ const (
 	// a managed one has it in config.json.
 	manifest = `{"Implements": ["NetworkDriver", "IpamDriver"]}`
 
-	// deadline ends every call. dockerd itself waits for ever for a plugin
+	// deadline ends every call: dockerd itself waits for ever for a plugin
 	// that was there at its boot.
 	deadline = 10 * time.Second
 
-	// maxBody is far above what dockerd sends: a call is some kilobytes.
-	maxBody = 1 << 20
+	// maxBody is above what dockerd sends for a container that publishes all
+	// of its 65,535 ports, which is 7 MB.
+	maxBody = 8 << 20
 )
 
-// server answers calls on one socket.
+// server answers calls on one socket. It is http.Server and not sdk.Handler's,
+// which cannot be shut down.
 type server struct {
-	handler sdk.Handler
-	log     logrus.FieldLogger
-	ready   func(context.Context) error // nil once the state is loaded
-	calls   sync.WaitGroup
+	http  http.Server
+	mux   *http.ServeMux
+	log   logrus.FieldLogger
+	ready func(context.Context) error // nil once the state is loaded
 }
 
-func newServer(log logrus.FieldLogger, ready func(context.Context) error) *server {
-	return &server{handler: sdk.NewHandler(manifest), log: log, ready: ready}
+func newServer(log *logrus.Logger, ready func(context.Context) error) *server {
+	s := &server{mux: http.NewServeMux(), log: log, ready: ready}
+	s.http = http.Server{
+		Handler:           s.mux,
+		ReadHeaderTimeout: deadline,
+		ReadTimeout:       deadline,
+		ErrorLog:          stdlog.New(log.WriterLevel(logrus.DebugLevel), "", 0),
+	}
+	s.mux.HandleFunc("/Plugin.Activate", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", sdk.DefaultContentTypeV1_1)
+		_, _ = io.WriteString(w, manifest)
+	})
+	return s
 }
 
 // failure is an error as both of Docker's protocols read it from an answer
@@ -67,21 +84,20 @@ func fixed[Res any](s *server, path string, res Res) {
 }
 
 func route[Req, Res any](s *server, path string, f func(context.Context, Req) (Res, error)) {
-	s.handler.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
-		s.calls.Add(1)
-		defer s.calls.Done()
+	s.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		ctx, cancel := context.WithTimeout(r.Context(), deadline)
+		// A client that goes away changes nothing: what was begun is done.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), deadline)
 		defer cancel()
 		var req Req
 		res, err := answer(ctx, w, r, &req, f)
-		log := s.log.WithField("call", path[1:])
+		log := s.log.WithFields(about(req)).WithFields(logrus.Fields{"call": path[1:], "ms": milliseconds(start)})
 		if err == nil {
-			log.WithField("ms", milliseconds(start)).Debug(exchange{req, res})
+			log.Debug(exchange{req, res})
 			sdk.EncodeResponse(w, res, false)
 			return
 		}
-		log.WithField("ms", milliseconds(start)).Warn(err)
+		log.Warn(err)
 		status := http.StatusInternalServerError
 		if errors.As(err, new(badRequest)) {
 			status = http.StatusBadRequest
@@ -92,16 +108,53 @@ func route[Req, Res any](s *server, path string, f func(context.Context, Req) (R
 	})
 }
 
+// answer makes a call, and ends it at its deadline even if what it waits for,
+// such as the kernel's lock over all links, knows of none. The call then goes
+// on alone, finds its ctx ended, and takes back what it did.
 func answer[Req, Res any](ctx context.Context, w http.ResponseWriter, r *http.Request, req *Req, f func(context.Context, Req) (Res, error)) (res Res, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("underlay failed at this call, which is a bug to report: %v", p)
-		}
-	}()
 	if err := decode(w, r, req); err != nil {
 		return res, err
 	}
-	return f(ctx, *req)
+	type outcome struct {
+		res Res
+		err error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		var o outcome
+		defer func() {
+			if p := recover(); p != nil {
+				o.err = fmt.Errorf("underlay failed at this call, which is a bug to report: %v", p)
+			}
+			done <- o
+		}()
+		o.res, o.err = f(ctx, *req)
+	}()
+	select {
+	case o := <-done:
+		return o.res, o.err
+	case <-ctx.Done():
+		return res, fmt.Errorf("underlay gave up after %v: the host's kernel or disk is too slow; try again, and see its log", deadline)
+	}
+}
+
+// about names the network and the endpoint, or the pool, that a call is about.
+func about(req any) logrus.Fields {
+	fields := logrus.Fields{}
+	v := reflect.ValueOf(req)
+	if v.Kind() != reflect.Struct {
+		return fields
+	}
+	for field, key := range map[string]string{"NetworkID": "network", "EndpointID": "endpoint", "PoolID": "pool"} {
+		f := v.FieldByName(field)
+		if !f.IsValid() || f.String() == "" {
+			continue
+		}
+		if fields[key] = f.String(); key != "pool" {
+			fields[key] = driver.Short(f.String())
+		}
+	}
+	return fields
 }
 
 // badRequest is an error of the caller's.
@@ -146,25 +199,33 @@ func milliseconds(since time.Time) string {
 	return fmt.Sprintf("%.1f", float64(time.Since(since).Microseconds())/1000)
 }
 
-// listen opens the socket, for root alone. A file left by a plugin that died
-// is replaced; a socket that somebody answers on is not.
+// listen opens the socket, for root alone. A socket left by a plugin that died
+// is replaced; one that somebody answers on, or another file, is not.
 func listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("socket folder: %w", err)
 	}
-	if c, err := net.Dial("unix", path); err == nil {
+	if fi, err := os.Lstat(path); err == nil && fi.Mode().Type() != os.ModeSocket {
+		return nil, fmt.Errorf("%s is there and is no socket; move it away, or give another --socket", path)
+	}
+	c, err := net.Dial("unix", path)
+	switch {
+	case err == nil:
 		c.Close()
 		return nil, fmt.Errorf("another process serves on %s; stop it, or give another --socket", path)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("old socket: %w", err)
+		}
+	case !errors.Is(err, os.ErrNotExist):
+		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("old socket: %w", err)
-	}
+	// The folder of a socket plugin is everybody's to read: the mask makes the
+	// socket root's from its first moment.
+	old := syscall.Umask(0o177)
 	l, err := net.Listen("unix", path)
+	syscall.Umask(old)
 	if err != nil {
-		return nil, fmt.Errorf("socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
 		return nil, fmt.Errorf("socket: %w", err)
 	}
 	return l, nil

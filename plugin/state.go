@@ -12,17 +12,17 @@ const StatePath = "/Underlay.State"
 
 // State is StatePath's answer.
 type State struct {
-	Version string
-	Driver  driver.State
-	IPAM    ipam.State
+	Version string `json:"version"`
+	driver.State
+	Pools []ipam.PoolState `json:"pools"`
 }
 
 func (p *Plugin) routeState() {
 	at(p.server, StatePath, func(context.Context, none) (State, error) {
 		return State{
 			Version: p.config.Version,
-			Driver:  p.parts.driver.Snapshot(),
-			IPAM:    p.parts.ipam.Snapshot(),
+			State:   p.parts.driver.Snapshot(),
+			Pools:   p.parts.ipam.Snapshot().Pools,
 		}, nil
 	})
 }
