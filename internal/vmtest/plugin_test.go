@@ -66,11 +66,17 @@ func TestPluginKilled(t *testing.T) {
 }
 
 // The binary run by hand, as a socket plugin: its drivers are called plain
-// underlay. The managed plugin beside it keeps what it has.
+// underlay. dockerd prefers a managed plugin of that name, so there is none.
 func TestSocketPlugin(t *testing.T) {
+	withoutBase(t)
+	docker(t, "plugin", "disable", "-f", plugin)
+	docker(t, "plugin", "rm", plugin)
+	t.Cleanup(func() {
+		if err := installPlugin(); err != nil {
+			t.Fatal(err)
+		}
+	})
 	b := begin(t)
-	b.network("--subnet", "10.78.0.0/24", "island") // a link in the host that is the managed plugin's
-	before := picture(t)
 	dir := t.TempDir()
 	log, err := os.Create(dir + "/log")
 	if err != nil {
@@ -97,21 +103,25 @@ func TestSocketPlugin(t *testing.T) {
 	if err := wait(10*time.Second, "the socket", func() error { _, err := os.Stat(socket); return err }); err != nil {
 		t.Fatal(err)
 	}
-	unchanged(t, "a second instance's start", before)
 
 	docker(t, append([]string{"network", "create", "-d", "underlay", "--ipam-driver", "underlay"}, lanArgs("byhand")...)...)
 	docker(t, "network", "create", "-d", "underlay", "--ipam-driver", "underlay", "-o", "parent=eth1", "byhand2")
-	c := b.connect("byhand", "base1")
+	c := b.run("hand", "--network", "byhand")
 	reaches(t, "the container to a LAN host", c.at(), host4, host6)
 	reaches(t, "a LAN host to the container", "host1", c.addrs("byhand")...)
-	c = b.connect("byhand2", "base2")
+	c = b.connect("byhand2", "hand")
 	if a := c.NetworkSettings.Networks["byhand2"]; !strings.HasPrefix(a.IPAddress, "10.211.0.") || a.IPPrefixLen != 28 {
 		t.Errorf("DEFAULT_POOLS gave %s/%d", a.IPAddress, a.IPPrefixLen)
 	}
-	b.disconnect("byhand", "base1")
-	b.disconnect("byhand2", "base2")
+	out := do(t, "", binary+" state")
+	if !strings.Contains(out, "10.211.0.0/28") {
+		t.Errorf("underlay state finds another instance: %s", out)
+	}
+	docker(t, "rm", "-f", "hand")
 	docker(t, "network", "rm", "byhand", "byhand2")
-	unchanged(t, "the second instance", before)
+	if out := do(t, "", binary+" state"); strings.Contains(out, "192.168.50") || strings.Contains(out, "10.211.") {
+		t.Errorf("its state is not empty: %s", out)
+	}
 	if text := trimmed(dir + "/log"); !strings.Contains(text, "level=debug") && !strings.Contains(text, "level=info") {
 		t.Errorf("its log is\n%s", text)
 	}
@@ -141,8 +151,10 @@ log: {level: error}
 		t.Fatal(err)
 	}
 
+	// Another content: dockerd makes no second plugin of the same.
 	const pushed = "127.0.0.1:5000/net/underlay:v1"
-	docker(t, "plugin", "create", pushed, pluginDir)
+	do(t, "", "cp -a "+pluginDir+" "+dir+"/plugin && echo pushed >"+dir+"/plugin/rootfs/etc/motd")
+	docker(t, "plugin", "create", pushed, dir+"/plugin")
 	docker(t, "plugin", "push", pushed)
 	docker(t, "plugin", "rm", pushed)
 
@@ -155,7 +167,11 @@ log: {level: error}
 	docker(t, "plugin", "set", "lan:v1", "LOG_LEVEL=debug", "DEFAULT_POOLS=base=10.212.0.0/16,size=25")
 	_, err = tryDocker("plugin", "set", "lan:v1", "COLOUR=red")
 	refused(t, err, `COLOUR`)
+	// The plugin installed first has a link in the host and keeps it.
+	b.network("--subnet", "10.78.0.0/24", "island")
+	before := picture(t)
 	docker(t, "plugin", "enable", "lan:v1")
+	unchanged(t, "a second instance's start", before)
 	docker(t, "network", "create", "-d", "lan:v1", "--ipam-driver", "lan:v1", "-o", "parent=eth1", "installed")
 	c := b.connect("installed", "base1")
 	if a := c.NetworkSettings.Networks["installed"]; !strings.HasPrefix(a.IPAddress, "10.212.0.") || a.IPPrefixLen != 25 {
