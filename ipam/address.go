@@ -89,7 +89,7 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (netip.Pref
 		}
 		b := &batch{}
 		i.hold(b, p, addr, r)
-		err = i.commit(ctx, b, func() { i.ReleaseAddress(context.Background(), r.PoolID, addr) })
+		err = i.commit(ctx, b, func() error { return i.ReleaseAddress(context.Background(), r.PoolID, addr) })
 		if err != nil {
 			return netip.Prefix{}, err
 		}
@@ -270,7 +270,8 @@ func (i *IPAM) ReleaseAddress(ctx context.Context, poolID string, addr netip.Add
 	}
 }
 
-// keepsOn says whether an address stays held that dockerd releases.
+// keepsOn says whether an address stays held that dockerd releases. If so, it is
+// looked at again later.
 func (i *IPAM) keepsOn(p *pool, addr netip.Addr, h *holding) bool {
 	if i.namers(p, addr) > 0 {
 		return true
@@ -289,7 +290,9 @@ func (i *IPAM) keepsOn(p *pool, addr netip.Addr, h *holding) bool {
 	return false
 }
 
-// free makes a held address resting, once that is on disk.
+// free makes a held address resting, once that is on disk. An older one may have
+// to make room in the order; that one is fresh even if the disk fails, which
+// costs it no more than its place.
 func (i *IPAM) free(b *batch, p *pool, addr netip.Addr, h *holding) {
 	h.settled = make(chan struct{})
 	turn, dropped := p.alloc.deal()

@@ -167,8 +167,8 @@ func (b *batch) finish(err error) {
 // commit puts a batch on disk. It is called with the lock held, so that
 // batches reach the disk in the order in which they were decided on, and
 // returns without the lock. Should ctx end first, the outcome is settled in the
-// background, and a success that came too late is handed to late, if given.
-func (i *IPAM) commit(ctx context.Context, b *batch, late func()) error {
+// background, and a success that came too late is taken back by late, if given.
+func (i *IPAM) commit(ctx context.Context, b *batch, late func() error) error {
 	if len(b.changes) == 0 {
 		b.finish(nil)
 		i.mu.Unlock()
@@ -190,7 +190,10 @@ func (i *IPAM) commit(ctx context.Context, b *batch, late func()) error {
 			err := <-answer
 			settle(err)
 			if err == nil && late != nil {
-				late()
+				err = late()
+			}
+			if err != nil {
+				i.log.WithError(err).Warn("a call given up has failed in the background")
 			}
 		}()
 		return fmt.Errorf("state is not on disk yet; try again: %w", ctx.Err())

@@ -57,11 +57,12 @@ func (i *IPAM) clear() {
 func (i *IPAM) clearPool(b *batch, p *pool) (again bool) {
 	for _, addr := range slices.SortedFunc(maps.Keys(p.special), netip.Addr.Compare) {
 		h := p.special[addr]
+		_, used := i.holder(addr)
 		switch {
 		case i.namers(p, addr) > 0:
 		case h.settled != nil || i.now().Sub(h.since) < i.grace:
 			again = true
-		case i.inUse(addr):
+		case used:
 			again = again || h.released
 		default:
 			i.log.WithField("pool", p.subnet).WithField("address", addr).Info("freeing an address that nobody needs any more")
@@ -121,10 +122,9 @@ func (i *IPAM) abandoned(p *pool) bool {
 func (i *IPAM) leftBehind(p *pool, addr netip.Addr, h *holding, r AddressRequest) bool {
 	retried := h.kind != KindEndpoint && r.Name == "" && i.pending(p) == 1 &&
 		h.since.Before(p.requested) && i.namers(p, addr) == 0
-	return (h.released || retried) && !i.inUse(addr)
-}
-
-func (i *IPAM) inUse(addr netip.Addr) bool {
-	_, ok := i.holder(addr)
-	return ok
+	if !h.released && !retried {
+		return false
+	}
+	_, used := i.holder(addr)
+	return !used
 }

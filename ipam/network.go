@@ -25,6 +25,9 @@ func (i *IPAM) NetworkCreated(id string, n NetworkPools) {
 		if p == nil {
 			continue
 		}
+		if p.window {
+			i.warnOfOverlap(p, id, n)
+		}
 		// dockerd creates networks when its replay is over, so that the window
 		// closes; if one reference is missing now, there was no replay, and
 		// join has taken this very network's request for one.
@@ -33,6 +36,16 @@ func (i *IPAM) NetworkCreated(id string, n NetworkPools) {
 		p.refs = max(p.refs, len(i.naming[subnet]))
 	}
 	i.clearLater()
+}
+
+// warnOfOverlap tells of reserved addresses that containers have: what was taken
+// for a replay, when they were asked for, was the creation of this network.
+func (i *IPAM) warnOfOverlap(p *pool, id string, n NetworkPools) {
+	for _, addr := range n.Reserved {
+		if who, used := i.holder(addr); used && p.subnet.Contains(addr) {
+			i.log.WithField("network", shortID(id)).Warnf("%s is reserved by this network, but held by %s; stop that container", addr, who)
+		}
+	}
 }
 
 // NetworkDeleted says that the driver has a network no more. It comes after

@@ -3,6 +3,7 @@ package ipam
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"time"
@@ -34,8 +35,9 @@ type pool struct {
 	// reserved ones, and those released while an endpoint still has them.
 	special map[netip.Addr]*holding
 
-	refs      int       // RequestPool less ReleasePool
-	requested time.Time // the RequestPool of a creation that may go on
+	refs      int                  // RequestPool less ReleasePool
+	ranges    map[netip.Prefix]int // of these, how many with a range
+	requested time.Time            // the RequestPool of a creation that may go on
 	settled   chan struct{}
 
 	daemon   uint64    // dockerd's generation at the latest RequestPool
@@ -44,7 +46,13 @@ type pool struct {
 }
 
 func newPool(subnet netip.Prefix) *pool {
-	return &pool{subnet: subnet, alloc: newAllocator(subnet), held: map[netip.Addr]*holding{}, special: map[netip.Addr]*holding{}}
+	return &pool{
+		subnet:  subnet,
+		alloc:   newAllocator(subnet),
+		held:    map[netip.Addr]*holding{},
+		special: map[netip.Addr]*holding{},
+		ranges:  map[netip.Prefix]int{},
+	}
 }
 
 // ParsePoolID splits a pool's ID into subnet and range: "192.168.50.0/24" or
@@ -133,16 +141,16 @@ func (i *IPAM) RequestPool(ctx context.Context, r PoolRequest) (Pool, error) {
 		b := &batch{}
 		switch {
 		case p != nil:
-			i.join(b, p)
+			i.join(b, p, within)
 		case !subnet.IsValid():
 			if subnet, err = i.freeDefault(r.V6); err == nil {
-				i.create(b, subnet)
+				i.create(b, subnet, within)
 			}
 		default:
 			other := i.overlapping(subnet)
 			switch {
 			case other == nil:
-				i.create(b, subnet)
+				i.create(b, subnet, within)
 			case other.settled != nil:
 				settled := other.settled
 				i.mu.Unlock()
@@ -166,7 +174,7 @@ func (i *IPAM) RequestPool(ctx context.Context, r PoolRequest) (Pool, error) {
 			return Pool{}, err
 		}
 		pool := Pool{ID: poolID(subnet, within), Subnet: subnet}
-		err = i.commit(ctx, b, func() { i.ReleasePool(context.Background(), pool.ID) })
+		err = i.commit(ctx, b, func() error { return i.ReleasePool(context.Background(), pool.ID) })
 		if err != nil {
 			return Pool{}, err
 		}
@@ -175,9 +183,9 @@ func (i *IPAM) RequestPool(ctx context.Context, r PoolRequest) (Pool, error) {
 }
 
 // create adds a pool.
-func (i *IPAM) create(b *batch, subnet netip.Prefix) {
+func (i *IPAM) create(b *batch, subnet, within netip.Prefix) {
 	p := newPool(subnet)
-	p.refs = 1
+	p.count(within)
 	p.daemon = i.daemon
 	p.requested = i.now()
 	p.settled = make(chan struct{})
@@ -194,22 +202,23 @@ func (i *IPAM) create(b *batch, subnet netip.Prefix) {
 // join counts one more network on a pool. The first one soon after dockerd has
 // connected is taken for the replay of a network; should it be the creation of
 // another one after all, NetworkCreated will tell.
-func (i *IPAM) join(b *batch, p *pool) {
-	refs, daemon, window := p.refs, p.daemon, p.window
+func (i *IPAM) join(b *batch, p *pool, within netip.Prefix) {
+	refs, ranges, daemon, window := p.refs, maps.Clone(p.ranges), p.daemon, p.window
 	if p.daemon < i.daemon {
 		p.daemon = i.daemon
 		if p.window = i.now().Sub(i.heard) < replayWithin; p.window {
 			p.refs = 0
+			clear(p.ranges)
 			i.hear(p)
 		}
 	}
-	p.refs++
+	p.count(within)
 	p.requested = i.now()
 	p.settled = make(chan struct{})
 	b.add(p.putSelf())
 	b.onSettle(func(err error) {
 		if err != nil {
-			p.refs, p.daemon, p.window = refs, daemon, window
+			p.refs, p.ranges, p.daemon, p.window = refs, ranges, daemon, window
 		}
 		p.settle()
 	})
@@ -236,17 +245,16 @@ func (i *IPAM) ReleasePool(ctx context.Context, id string) error {
 	i.clearLater()
 	p.window = false
 	p.requested = time.Time{}
-	p.alloc.forget(within)
 	if p.refs == 0 && i.wanted(p) {
 		i.mu.Unlock()
 		return nil
 	}
-	refs := p.refs
-	p.refs = max(0, p.refs-1)
+	refs, ranges := p.refs, maps.Clone(p.ranges)
+	p.discount(within)
 	b := &batch{}
 	b.onSettle(func(err error) {
 		if err != nil {
-			p.refs = refs
+			p.refs, p.ranges = refs, ranges
 		}
 	})
 	if i.wanted(p) {
@@ -276,6 +284,22 @@ func (i *IPAM) drop(b *batch, p *pool) {
 		p.settle()
 	})
 	i.log.WithField("pool", p.subnet).Debug("pool is no longer needed")
+}
+
+// count and discount keep the number of networks, and of those with a range.
+func (p *pool) count(within netip.Prefix) {
+	p.refs++
+	if within.IsValid() {
+		p.ranges[within]++
+	}
+}
+
+func (p *pool) discount(within netip.Prefix) {
+	p.refs = max(0, p.refs-1)
+	if p.ranges[within]--; p.ranges[within] <= 0 {
+		delete(p.ranges, within)
+		p.alloc.forget(within)
+	}
 }
 
 // hear notes a request that belongs to a replay.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"time"
 
@@ -22,7 +23,8 @@ const (
 )
 
 type poolRecord struct {
-	Refs int `json:"refs"`
+	Refs   int                  `json:"refs"`
+	Ranges map[netip.Prefix]int `json:"ranges,omitempty"`
 }
 
 type addressRecord struct {
@@ -42,7 +44,7 @@ func (p *pool) addressKey(addr netip.Addr) []byte {
 }
 
 func (p *pool) putSelf() store.Change {
-	return store.Change{Bucket: poolBucket, Key: p.key(), Value: encode(poolRecord{Refs: p.refs})}
+	return store.Change{Bucket: poolBucket, Key: p.key(), Value: encode(poolRecord{p.refs, p.ranges})}
 }
 
 func (p *pool) deleteSelf() store.Change { return store.Change{Bucket: poolBucket, Key: p.key()} }
@@ -81,6 +83,7 @@ func (i *IPAM) load() error {
 		}
 		p := newPool(subnet)
 		p.refs = r.Refs
+		maps.Copy(p.ranges, r.Ranges)
 		i.pools.Set(p)
 		return nil
 	})

@@ -40,16 +40,12 @@ func (i *IPAM) Snapshot() State {
 	i.pools.Scan(func(p *pool) bool {
 		ps := PoolState{
 			Subnet:    p.subnet,
+			Ranges:    slices.Collect(maps.Keys(p.ranges)),
 			Size:      p.alloc.span(netip.Prefix{}).size().String(),
 			Held:      len(p.held),
 			Refs:      p.refs,
 			Networks:  slices.Sorted(maps.Keys(i.naming[p.subnet])),
 			Addresses: make([]AddressState, 0, len(p.held)),
-		}
-		for within := range p.alloc.spans {
-			if within.IsValid() {
-				ps.Ranges = append(ps.Ranges, within)
-			}
 		}
 		for addr, h := range p.held {
 			ps.Addresses = append(ps.Addresses, AddressState{addr, h.kind, h.name, h.since})
