@@ -4,9 +4,13 @@ import (
 	"errors"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/sirupsen/logrus/hooks/test"
 
 	"underlay/internal/store"
 )
@@ -365,4 +369,161 @@ func TestDefaultPools(t *testing.T) {
 	wantError(t, err, "10.9.0.0/30 in /31s, all 2", "--subnet and --gateway")
 	_, err = b.RequestPool(t.Context(), PoolRequest{V6: true})
 	wantError(t, err, "no IPv6 default pool", "--subnet and --gateway")
+}
+
+func TestParseDefaultPools(t *testing.T) {
+	got, err := ParseDefaultPools("base=10.210.0.0/16,size=24; size=64,base=fd00:1::/48;")
+	want := []DefaultPool{{netip.MustParsePrefix("10.210.0.0/16"), 24}, {netip.MustParsePrefix("fd00:1::/48"), 64}}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, %v; want %v", got, err, want)
+	}
+	if got, err := ParseDefaultPools(""); got != nil || err != nil {
+		t.Errorf("no text gives %v, %v", got, err)
+	}
+	for text, want := range map[string]string{
+		"base=10.0.0.0/8":               "size 0 is not between 8 and 32",
+		"base=10.0.0.0/8,size=4":        "size 4",
+		"base=10.0.0.0/8,size=33":       "size 33",
+		"base=10.0.0.1/8,size=24":       "give 10.0.0.0/8",
+		"base=10.0.0.0/8,size=x":        "x",
+		"base=ten,size=24":              "ten",
+		"size=24":                       "no base",
+		"base=10.0.0.0/8,size=24,foo=1": `unknown word "foo"`,
+		"10.0.0.0/8":                    "base=10.210.0.0/16,size=24",
+	} {
+		_, err := ParseDefaultPools(text)
+		wantError(t, err, want, text)
+	}
+}
+
+func TestPoolID(t *testing.T) {
+	for _, id := range []string{"192.168.50.0/24", "192.168.50.0/24,192.168.50.64/26", "fd00::/64,fd00::100/120"} {
+		subnet, within, err := ParsePoolID(id)
+		if err != nil || poolID(subnet, within) != id {
+			t.Errorf("%s is read as %v and %v, %v", id, subnet, within, err)
+		}
+	}
+	for _, id := range []string{"", ",", "192.168.50.0", "192.168.50.7/24", "192.168.50.0/24,", "192.168.50.0/24,10.0.0.0/26", "pool-1"} {
+		if _, _, err := ParsePoolID(id); !errors.Is(err, ErrUnknownPool) {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+}
+
+// dockerd releases an address although the driver could not delete the
+// endpoint: it stays held as long as the endpoint lives.
+func TestReleaseBeforeTheEndpointIsGone(t *testing.T) {
+	b := newBench(t)
+	id := b.pool("192.168.50.0/24", "")
+	b.NetworkCreated("n1", network("192.168.50.0/24"))
+	b.gets(id, "", "192.168.50.1/24", "192.168.50.2/24")
+	for a := range map[string]int{"192.168.50.1": 0, "192.168.50.2": 0} {
+		b.ends[netip.MustParseAddr(a)] = "endpoint e"
+		b.free(id, a)
+	}
+	b.later()
+	b.refused(id, "192.168.50.1", "held by endpoint e")
+	b.held("192.168.50.0/24", "endpoint 192.168.50.1", "endpoint 192.168.50.2")
+	clear(b.ends)
+	b.gets(id, "192.168.50.1", "192.168.50.1/24")
+	b.later()
+	b.held("192.168.50.0/24", "endpoint 192.168.50.1")
+}
+
+// While a network is created beside another one, the two cannot be told apart:
+// what belongs to the one must survive what happens to the other.
+func TestCreationBesideRemoval(t *testing.T) {
+	b := newBench(t)
+	id := b.pool("192.168.50.0/24", "")
+	b.gets(id, "gw", "192.168.50.1/24")
+	b.NetworkCreated("n1", network("192.168.50.0/24", "192.168.50.1"))
+	b.pool("192.168.50.0/24", "") // of n2
+	b.gets(id, "gw", "192.168.50.1/24")
+	b.gets(id, "192.168.50.9", "192.168.50.9/24")
+	b.free(id, "192.168.50.1")
+	b.release(id)
+	b.delete("n1")
+	b.later()
+	b.held("192.168.50.0/24", "gateway 192.168.50.1", "reserved 192.168.50.9")
+	b.NetworkCreated("n2", network("192.168.50.0/24", "192.168.50.1", "192.168.50.9"))
+	b.later()
+	b.held("192.168.50.0/24", "gateway 192.168.50.1", "reserved 192.168.50.9")
+}
+
+// The driver of a network may be another one: its endpoints are unknown here.
+func TestForeignNetworks(t *testing.T) {
+	b := newBench(t)
+	id := b.pool("192.168.50.0/24", "")
+	b.gets(id, "gw", "192.168.50.1/24")
+	b.pool("192.168.50.0/24", "")
+	b.gets(id, "gw", "192.168.50.1/24")
+	b.gets(id, "192.168.50.7", "192.168.50.7/24")
+	b.gets(id, "", "192.168.50.2/24")
+	b.restart()
+	b.later()
+	b.Daemon() // swarm init
+	b.later()
+	b.free(id, "192.168.50.1")
+	b.release(id) // of one
+	b.later()
+	b.held("192.168.50.0/24", "gateway 192.168.50.1", "endpoint 192.168.50.2", "reserved 192.168.50.7")
+	b.free(id, "192.168.50.7")
+	b.free(id, "192.168.50.2")
+	b.free(id, "192.168.50.1")
+	b.release(id)
+	b.held()
+}
+
+// A pool that nobody has asked for since dockerd was restarted gives way.
+func TestAbandonedPool(t *testing.T) {
+	b := newBench(t)
+	id := b.pool("192.168.50.0/24", "")
+	b.gets(id, "gw", "192.168.50.1/24")
+	_, err := b.RequestPool(t.Context(), poolRequest("192.168.0.0/16", ""))
+	wantError(t, err, "overlaps 192.168.50.0/24")
+	b.Daemon()
+	b.clock = b.clock.Add(grace)
+	b.pool("192.168.0.0/16", "")
+	b.held("192.168.0.0/16")
+}
+
+func TestReservationMeetsContainer(t *testing.T) {
+	b := newBench(t)
+	log, hook := test.NewNullLogger()
+	b.log = logrus.NewEntry(log)
+	id := b.pool("192.168.50.0/24", "")
+	b.NetworkCreated("n1", network("192.168.50.0/24"))
+	b.gets(id, "", "192.168.50.1/24")
+	b.ends[netip.MustParseAddr("192.168.50.1")] = "endpoint e"
+	b.Daemon() // plugin enable, and at once a creation that looks like a replay
+	b.pool("192.168.50.0/24", "")
+	b.gets(id, "192.168.50.1", "192.168.50.1/24")
+	b.NetworkCreated("n2", network("192.168.50.0/24", "192.168.50.1"))
+	if e := hook.LastEntry(); e == nil || !strings.Contains(e.Message, "held by endpoint e") {
+		t.Errorf("log %+v", e)
+	}
+	b.free(id, "192.168.50.1")
+	b.release(id)
+	b.delete("n2")
+	b.refused(id, "192.168.50.1", "held by endpoint e")
+	if refs := b.Snapshot().Pools[0].Refs; refs != 1 {
+		t.Errorf("%d references, want 1", refs)
+	}
+}
+
+func TestUnreadableRecords(t *testing.T) {
+	for name, c := range map[string]store.Change{
+		"pools/ten":                     {Bucket: poolBucket, Key: []byte("ten"), Value: []byte("{}")},
+		"pools/10.0.0.0/8":              {Bucket: poolBucket, Key: []byte("10.0.0.0/8"), Value: []byte("7")},
+		"addresses/10.0.0.0/8 10.0.0.1": {Bucket: addressBucket, Key: []byte("10.0.0.0/8 10.0.0.1"), Value: []byte("{}")},
+		"addresses/x":                   {Bucket: addressBucket, Key: []byte("x"), Value: []byte("{}")},
+		"ipam/ula":                      {Bucket: ownBucket, Key: []byte("ula"), Value: []byte("1")},
+	} {
+		b := newBench(t)
+		if err := b.store.Apply(c); err != nil {
+			t.Fatal(err)
+		}
+		_, err := New(b.store, nil, Config{})
+		wantError(t, err, "state record "+name)
+	}
 }
