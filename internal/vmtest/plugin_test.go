@@ -3,6 +3,7 @@
 package vmtest
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"strings"
@@ -39,6 +40,41 @@ func TestDisableEnable(t *testing.T) {
 	b.disconnect("lan", "base2")
 	b.disconnect("lan", "base1")
 	b.disconnect("tagged", "base1")
+}
+
+// What nobody releases is freed after a while: the address of a container that
+// ended while the plugin was away, and the IPv4 address that dockerd forgets
+// when the IPv6 one is refused (libnetwork, createEndpoint: the way back is
+// laid after both families).
+func TestLeftovers(t *testing.T) {
+	b := begin(t)
+	b.network(lanArgs("lan")...)
+	before := picture(t)
+	_, err := tryDocker("network", "connect", "--ip", "192.168.50.71", "--ip6", "fd00:50::", "lan", "base1")
+	refused(t, err, `fd00:50::`)
+	c := b.connect("lan", "base2", "--ip", "192.168.50.70")
+	reaches(t, "a LAN host to the container", "host1", "192.168.50.70")
+	docker(t, "plugin", "disable", "-f", plugin)
+	// dockerd tells of the plugin's absence, and does it all the same.
+	tryDocker("network", "disconnect", "-f", "lan", "base2")
+	docker(t, "plugin", "enable", plugin)
+	err = wait(100*time.Second, "left behind", func() error {
+		if after := picture(t); after != before {
+			return errors.New(difference(before, after))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Errorf("with the network still there: %v", err)
+	}
+	again, err := tryDocker("network", "connect", "--ip", "192.168.50.70", "lan", "base1")
+	if err != nil {
+		t.Errorf("the address is not free: %v: %s", err, again)
+	}
+	if n := len(links(t, c.at())); n != 1 {
+		t.Errorf("the disconnected container has %d links, want 1", n)
+	}
+	tryDocker("network", "disconnect", "lan", "base1")
 }
 
 // A plugin that dies is started again by dockerd, and knows what it knew.
