@@ -52,6 +52,7 @@ type Driver struct {
 	mu        sync.Mutex
 	networks  map[string]*Network
 	endpoints map[string]*Endpoint
+	addresses map[netip.Addr]*Endpoint // whose they are
 }
 
 // The buckets of the store.
@@ -66,7 +67,7 @@ const (
 func New(kernel Kernel, st *store.Store, names Names, log logrus.FieldLogger) (*Driver, error) {
 	d := &Driver{
 		kernel: kernel, store: st, names: names, log: log,
-		networks: map[string]*Network{}, endpoints: map[string]*Endpoint{},
+		networks: map[string]*Network{}, endpoints: map[string]*Endpoint{}, addresses: map[netip.Addr]*Endpoint{},
 	}
 	if err := d.loadInstance(); err != nil {
 		return nil, err
@@ -87,7 +88,7 @@ func New(kernel Kernel, st *store.Store, names Names, log logrus.FieldLogger) (*
 		if err := json.Unmarshal(value, e); err != nil {
 			return fmt.Errorf("record of endpoint %s: %w", key, err)
 		}
-		d.endpoints[e.ID] = e
+		d.add(e)
 		return nil
 	})
 	if err != nil {
@@ -132,16 +133,35 @@ func (d *Driver) loadInstance() error {
 	return d.store.Apply(store.Change{Bucket: driverBucket, Key: []byte("instance"), Value: []byte(d.instance)})
 }
 
+// add and drop keep the endpoints and the index of their addresses in step. The
+// caller holds d.mu, or is New.
+func (d *Driver) add(e *Endpoint) {
+	d.endpoints[e.ID] = e
+	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+		if p.IsValid() {
+			d.addresses[p.Addr()] = e
+		}
+	}
+}
+
+func (d *Driver) drop(e *Endpoint) {
+	delete(d.endpoints, e.ID)
+	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+		if d.addresses[p.Addr()] == e {
+			delete(d.addresses, p.Addr())
+		}
+	}
+}
+
 // Holder tells which endpoint holds an address.
 func (d *Driver) Holder(addr netip.Addr) (string, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, e := range d.endpoints {
-		if e.IPv4.Addr() == addr || e.IPv6.Addr() == addr {
-			return fmt.Sprintf("endpoint %s of network %s", Short(e.ID), Short(e.NetworkID)), true
-		}
+	e := d.addresses[addr]
+	if e == nil {
+		return "", false
 	}
-	return "", false
+	return fmt.Sprintf("endpoint %s of network %s", Short(e.ID), Short(e.NetworkID)), true
 }
 
 // Short is an ID as Docker's commands print it.

@@ -80,7 +80,7 @@ func (d *Driver) CreateEndpoint(ctx context.Context, req Endpoint) (MAC, error) 
 	if err != nil {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		delete(d.endpoints, e.ID)
+		d.drop(e)
 		d.store.Submit(remove(endpointBucket, e.ID))
 		return nil, err
 	}
@@ -120,7 +120,7 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 			e.MAC = deriveMAC(base, n.lan(), who, attempt)
 		}
 	}
-	d.endpoints[e.ID] = e
+	d.add(e)
 	return e, false, nil
 }
 
@@ -265,7 +265,7 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID strin
 	d.deleteLink(e)
 	err := d.settle(ctx, submitted, func(err error) {
 		if err == nil {
-			delete(d.endpoints, e.ID)
+			d.drop(e)
 		}
 	})
 	if err == nil {

@@ -144,7 +144,7 @@ func (d *Driver) DeleteNetwork(ctx context.Context, id string) error {
 			return
 		}
 		for _, e := range left {
-			delete(d.endpoints, e.ID)
+			d.drop(e)
 		}
 	})
 	if err != nil {

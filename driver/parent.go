@@ -268,7 +268,7 @@ func (d *Driver) forgetOwner(l netlinkutil.Link) {
 	defer d.mu.Unlock()
 	for id, e := range d.endpoints {
 		if d.endpointAlias(e.NetworkID, id) == l.Alias {
-			delete(d.endpoints, id)
+			d.drop(e)
 			d.store.Submit(remove(endpointBucket, id))
 			d.logOf(e.NetworkID).WithField("endpoint", Short(id)).Info("endpoint ended while the plugin was away")
 		}
