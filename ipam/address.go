@@ -88,8 +88,24 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (netip.Pref
 			return netip.PrefixFrom(addr, subnet.Bits()), nil
 		}
 		b := &batch{}
-		i.hold(b, p, addr, r)
-		err = i.commit(ctx, b, func() error { return i.ReleaseAddress(context.Background(), r.PoolID, addr) })
+		if who, used := i.holder(addr); used && h == nil && !i.replaying(p) {
+			// An endpoint has it from elsewhere, such as another IPAM driver.
+			if r.Addr.IsValid() {
+				i.mu.Unlock()
+				return netip.Prefix{}, fmt.Errorf("%w: %s is held by %s; choose another one", ErrTaken, addr, who)
+			}
+			h = i.newHolding(p, AddressRequest{})
+			h.kind, h.released = KindReserved, true // a leftover once it is gone
+			i.hold(b, p, addr, h)
+			i.clearLater()
+			if err := i.commit(ctx, b, nil); err != nil {
+				return netip.Prefix{}, err
+			}
+			continue
+		}
+		h = i.newHolding(p, r)
+		i.hold(b, p, addr, h)
+		err = i.commit(ctx, b, func() error { return i.release(context.Background(), subnet, addr, h) })
 		if err != nil {
 			return netip.Prefix{}, err
 		}
@@ -148,15 +164,21 @@ func (p *pool) gateway() (lowest netip.Addr, ok bool) {
 	return lowest, ok
 }
 
-// hold makes an address held that is free, or left behind.
-func (i *IPAM) hold(b *batch, p *pool, addr netip.Addr, r AddressRequest) {
-	h := &holding{kind: KindEndpoint, name: r.Name, since: i.now(), daemon: i.daemon, claims: 1, settled: make(chan struct{})}
+// newHolding is what a request makes of an address.
+func (i *IPAM) newHolding(p *pool, r AddressRequest) *holding {
+	h := &holding{kind: KindEndpoint, name: r.Name, since: i.now(), daemon: i.daemon, claims: 1}
 	switch {
 	case r.Gateway:
 		h.kind = KindGateway
 	case r.Addr.IsValid() && r.Name == "" && (i.replaying(p) || i.pending(p) > 0):
 		h.kind = KindReserved
 	}
+	return h
+}
+
+// hold makes an address held that is free, or left behind.
+func (i *IPAM) hold(b *batch, p *pool, addr netip.Addr, h *holding) {
+	h.settled = make(chan struct{})
 	before := p.held[addr]
 	var turn uint64
 	if before == nil {
@@ -240,6 +262,12 @@ func (i *IPAM) ReleaseAddress(ctx context.Context, poolID string, addr netip.Add
 	if err != nil {
 		return nil
 	}
+	return i.release(ctx, subnet, addr, nil)
+}
+
+// release frees an address. Given a holding, it takes back only that one, and
+// not if others have been given it, too.
+func (i *IPAM) release(ctx context.Context, subnet netip.Prefix, addr netip.Addr, only *holding) error {
 	for {
 		p, err := i.lockPool(ctx, subnet)
 		if err != nil {
@@ -249,7 +277,7 @@ func (i *IPAM) ReleaseAddress(ctx context.Context, poolID string, addr netip.Add
 		if p != nil {
 			h = p.held[addr]
 		}
-		if h == nil {
+		if h == nil || only != nil && (h != only || h.claims > 1) {
 			i.mu.Unlock()
 			return nil
 		}

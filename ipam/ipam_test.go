@@ -430,6 +430,24 @@ func TestReleaseBeforeTheEndpointIsGone(t *testing.T) {
 	b.held("192.168.50.0/24", "endpoint 192.168.50.1")
 }
 
+// A container may have an address that this IPAM has not given: its network has
+// another one, on the same subnet.
+func TestAddressHeldElsewhere(t *testing.T) {
+	b := newBench(t)
+	id := b.pool("192.168.50.0/24", "")
+	b.ends[netip.MustParseAddr("192.168.50.1")] = "endpoint e"
+	b.ends[netip.MustParseAddr("192.168.50.3")] = "endpoint f"
+	b.gets(id, "gw", "192.168.50.2/24")
+	b.NetworkCreated("n1", network("192.168.50.0/24", "192.168.50.2"))
+	b.gets(id, "", "192.168.50.4/24")
+	b.refused(id, "192.168.50.1", "held by endpoint e")
+	b.refused(id, "192.168.50.3", "held by endpoint f")
+	clear(b.ends)
+	b.restart()
+	b.later()
+	b.held("192.168.50.0/24", "gateway 192.168.50.2", "endpoint 192.168.50.4")
+}
+
 // While a network is created beside another one, the two cannot be told apart:
 // what belongs to the one must survive what happens to the other.
 func TestCreationBesideRemoval(t *testing.T) {

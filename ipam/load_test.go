@@ -305,7 +305,7 @@ func BenchmarkAddress(b *testing.B) {
 					b.Fatal(err)
 				}
 				request := &batch{}
-				i.hold(request, p, addr, r)
+				i.hold(request, p, addr, i.newHolding(p, r))
 				request.finish(nil)
 				h := p.held[addr]
 				if !i.keepsOn(p, addr, h) {

@@ -134,44 +134,36 @@ func (i *IPAM) RequestPool(ctx context.Context, r PoolRequest) (Pool, error) {
 		within = netip.Prefix{}
 	}
 	for {
-		p, err := i.lockPool(ctx, subnet) // finds none if subnet is zero
+		p, err := i.lockOverlapping(ctx, subnet) // none if subnet is zero
 		if err != nil {
 			return Pool{}, err
 		}
-		b := &batch{}
+		b, again := &batch{}, false
 		switch {
-		case p != nil:
-			i.join(b, p, within)
 		case !subnet.IsValid():
 			if subnet, err = i.freeDefault(r.V6); err == nil {
 				i.create(b, subnet, within)
 			}
+		case p == nil:
+			i.create(b, subnet, within)
+		case p.subnet == subnet:
+			i.join(b, p, within)
+		case i.abandoned(p):
+			i.drop(b, p)
+			again = true
 		default:
-			other := i.overlapping(subnet)
-			switch {
-			case other == nil:
-				i.create(b, subnet, within)
-			case other.settled != nil:
-				settled := other.settled
-				i.mu.Unlock()
-				if err := await(ctx, settled); err != nil {
-					return Pool{}, err
-				}
-				continue
-			case i.abandoned(other):
-				i.drop(b, other)
-				if err := i.commit(ctx, b, nil); err != nil {
-					return Pool{}, err
-				}
-				continue
-			default:
-				err = fmt.Errorf("%w: %s overlaps %s, which is held; use --subnet %s, with --ip-range to narrow it, or another subnet",
-					ErrOverlap, subnet, other.subnet, other.subnet)
-			}
+			err = fmt.Errorf("%w: %s overlaps %s, which is held; use --subnet %s, with --ip-range to narrow it, or another subnet",
+				ErrOverlap, subnet, p.subnet, p.subnet)
 		}
 		if err != nil {
 			i.mu.Unlock()
 			return Pool{}, err
+		}
+		if again {
+			if err := i.commit(ctx, b, nil); err != nil {
+				return Pool{}, err
+			}
+			continue
 		}
 		pool := Pool{ID: poolID(subnet, within), Subnet: subnet}
 		err = i.commit(ctx, b, func() error { return i.ReleasePool(context.Background(), pool.ID) })
@@ -334,9 +326,18 @@ func (i *IPAM) creating(p *pool) bool {
 // lockPool takes the lock and finds the pool of a subnet, or nil, waiting for
 // one that is unsettled. After an error the lock is not held.
 func (i *IPAM) lockPool(ctx context.Context, subnet netip.Prefix) (*pool, error) {
+	p, err := i.lockOverlapping(ctx, subnet)
+	if p != nil && p.subnet != subnet {
+		p = nil
+	}
+	return p, err
+}
+
+// lockOverlapping is lockPool for a pool that shares addresses with a subnet.
+func (i *IPAM) lockOverlapping(ctx context.Context, subnet netip.Prefix) (*pool, error) {
 	for {
 		i.mu.Lock()
-		p := i.pool(subnet)
+		p := i.overlapping(subnet)
 		if p == nil || p.settled == nil {
 			return p, nil
 		}
