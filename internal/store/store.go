@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 // Change puts a value under a key of a bucket, or deletes the key where Value
@@ -58,7 +59,7 @@ func Open(path string) (*Store, error) {
 		})
 		return err
 	})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("state file %s is held by another underlay process; stop that one or give another --state", path)
 	}
 	if err != nil {
