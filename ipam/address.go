@@ -39,6 +39,7 @@ type holding struct {
 
 	settled  chan struct{} // not nil: on its way to disk, or off it
 	released bool          // by dockerd, but an endpoint had it still
+	attached bool          // an endpoint has been seen to have it
 
 	// How often the daemon of this generation has asked for it.
 	daemon uint64
@@ -105,6 +106,7 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (netip.Pref
 		}
 		h = i.newHolding(p, r)
 		i.hold(b, p, addr, h)
+		i.clearLater() // dockerd may forget it before an endpoint has it
 		err = i.commit(ctx, b, func() error { return i.release(context.Background(), subnet, addr, h) })
 		if err != nil {
 			return netip.Prefix{}, err
@@ -345,7 +347,7 @@ func (h *holding) settle() {
 // keep and unkeep maintain the two maps of held addresses.
 func (p *pool) keep(addr netip.Addr, h *holding) {
 	p.held[addr] = h
-	if h.kind != KindEndpoint || h.released {
+	if h.kind != KindEndpoint || h.released || !h.attached {
 		p.special[addr] = h
 	} else {
 		delete(p.special, addr)

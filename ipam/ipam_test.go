@@ -284,8 +284,10 @@ func TestReplay(t *testing.T) {
 		t.Errorf("%d references after the replay", refs)
 	}
 	// .3 was not asked for again, and no endpoint has it.
+	b.ends[netip.MustParseAddr("192.168.50.2")] = "endpoint e"
 	b.later()
 	b.held("192.168.50.0/24", "gateway 192.168.50.1", "endpoint 192.168.50.2", "reserved 192.168.50.9")
+	clear(b.ends)
 	b.free(id, "192.168.50.2")
 	b.release(id)
 	b.delete("n1")
@@ -426,6 +428,39 @@ func TestReleaseBeforeTheEndpointIsGone(t *testing.T) {
 	b.held("192.168.50.0/24", "endpoint 192.168.50.1", "endpoint 192.168.50.2")
 	clear(b.ends)
 	b.gets(id, "192.168.50.1", "192.168.50.1/24")
+	b.ends[netip.MustParseAddr("192.168.50.1")] = "endpoint f"
+	b.later()
+	b.held("192.168.50.0/24", "endpoint 192.168.50.1")
+}
+
+// dockerd never releases the IPv4 address of a container whose IPv6 one is
+// refused, nor what it could not release while the plugin was away.
+func TestWhatNobodyReleases(t *testing.T) {
+	b := newBench(t)
+	id := b.pool("192.168.50.0/24", "")
+	b.NetworkCreated("n1", network("192.168.50.0/24"))
+	b.gets(id, "", "192.168.50.1/24", "192.168.50.2/24", "192.168.50.3/24")
+	b.ends[netip.MustParseAddr("192.168.50.1")] = "endpoint e"
+	b.ends[netip.MustParseAddr("192.168.50.2")] = "endpoint f"
+	b.clear()
+	b.held("192.168.50.0/24", "endpoint 192.168.50.1", "endpoint 192.168.50.2", "endpoint 192.168.50.3")
+	b.later()
+	b.held("192.168.50.0/24", "endpoint 192.168.50.1", "endpoint 192.168.50.2")
+	delete(b.ends, netip.MustParseAddr("192.168.50.2"))
+	b.later() // dockerd is there, and will release it
+	b.held("192.168.50.0/24", "endpoint 192.168.50.1", "endpoint 192.168.50.2")
+	b.restart()
+	b.later()
+	b.held("192.168.50.0/24", "endpoint 192.168.50.1")
+}
+
+// Nothing is known of another driver's endpoints.
+func TestAddressesOfOtherDriversStay(t *testing.T) {
+	b := newBench(t)
+	id := b.pool("192.168.50.0/24", "")
+	b.gets(id, "", "192.168.50.1/24")
+	b.later()
+	b.restart()
 	b.later()
 	b.held("192.168.50.0/24", "endpoint 192.168.50.1")
 }
@@ -443,6 +478,7 @@ func TestAddressHeldElsewhere(t *testing.T) {
 	b.refused(id, "192.168.50.1", "held by endpoint e")
 	b.refused(id, "192.168.50.3", "held by endpoint f")
 	clear(b.ends)
+	b.ends[netip.MustParseAddr("192.168.50.4")] = "endpoint g"
 	b.restart()
 	b.later()
 	b.held("192.168.50.0/24", "gateway 192.168.50.2", "endpoint 192.168.50.4")

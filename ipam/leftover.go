@@ -10,7 +10,9 @@ import (
 
 // A leftover is what stays held although nobody needs it: reserved addresses
 // of a network whose creation failed half-way, addresses and pools of a
-// dockerd that was killed between two calls. A wrong guess would give an
+// dockerd that was killed between two calls, the IPv4 address of a container
+// whose IPv6 one was refused (dockerd never releases that one), the addresses
+// of containers that ended while the plugin was away. A wrong guess would give an
 // address twice, so a leftover must have been unwanted for the grace period,
 // by dockerd, by every known network and by every endpoint.
 
@@ -62,8 +64,12 @@ func (i *IPAM) clearPool(b *batch, p *pool) (again bool) {
 		case i.namers(p, addr) > 0:
 		case h.settled != nil || i.now().Sub(h.since) < i.grace:
 			again = true
+		case used && h.kind == KindEndpoint && !h.released:
+			h.attached = true
+			delete(p.special, addr)
 		case used:
 			again = again || h.released
+		case h.kind == KindEndpoint && i.users == nil:
 		default:
 			i.log.WithField("pool", p.subnet).WithField("address", addr).Info("freeing an address that nobody needs any more")
 			i.free(b, p, addr, h)

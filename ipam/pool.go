@@ -32,7 +32,8 @@ type pool struct {
 	alloc  *allocator
 	held   map[netip.Addr]*holding
 	// special are those held addresses that may turn out to be leftovers:
-	// reserved ones, and those released while an endpoint still has them.
+	// reserved ones, those that no endpoint has been seen to have, and those
+	// released while an endpoint still has them.
 	special map[netip.Addr]*holding
 
 	refs      int                  // RequestPool less ReleasePool
