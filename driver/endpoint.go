@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/sirupsen/logrus"
 
@@ -100,6 +101,9 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 	if d.networks[n.ID] != n {
 		return nil, false, unknownNetwork(n.ID)
 	}
+	if err := d.unreserved(n, req); err != nil {
+		return nil, false, err
+	}
 	if o := d.on(n.parent(), func(*Endpoint) bool { return n.mode().Alone() }); o != nil {
 		return nil, false, fmt.Errorf("parent %s is passed through to one container at a time, and endpoint %s has it; stop that container first", n.parent(), Short(o.ID))
 	}
@@ -122,6 +126,25 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 	}
 	d.add(e)
 	return e, false, nil
+}
+
+// unreserved refuses a container the address of a gateway, or one that a
+// network keeps for something else: --ip and --aux-address are not told apart
+// by what Docker asks of the IPAM. The caller holds d.mu.
+func (d *Driver) unreserved(n *Network, e Endpoint) error {
+	for _, o := range d.networks {
+		if o.ForeignIPAM != n.ForeignIPAM {
+			continue
+		}
+		for _, s := range o.Subnets {
+			for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+				if p.IsValid() && p.Masked() == s.Prefix.Masked() && (p.Addr() == s.Gateway || slices.Contains(s.Aux, p.Addr())) {
+					return fmt.Errorf("%v is a gateway or --aux-address of network %s; give the container another --ip", p.Addr(), Short(o.ID))
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func (d *Driver) withMAC(n *Network, mac MAC) *Endpoint {

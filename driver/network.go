@@ -23,7 +23,9 @@ type Network struct {
 	ID       string          `json:"id"`
 	Options  options.Network `json:"options"`
 	Internal bool            `json:"internal,omitempty"`
-	Subnets  []Subnet        `json:"subnets,omitempty"` // of both families
+	// ForeignIPAM: the addresses are not underlay's but another IPAM driver's.
+	ForeignIPAM bool     `json:"foreignIPAM,omitempty"`
+	Subnets     []Subnet `json:"subnets,omitempty"` // of both families
 }
 
 // parent is the network's parent: the one asked for, or a dummy of its own

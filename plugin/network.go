@@ -83,6 +83,7 @@ func (p *Plugin) createNetwork(ctx context.Context, req network.CreateNetworkReq
 		}
 		if s.Prefix.IsValid() {
 			n.Subnets = append(n.Subnets, s)
+			n.ForeignIPAM = n.ForeignIPAM || d.AddressSpace != addressSpace
 		}
 	}
 	if err := p.parts.driver.CreateNetwork(ctx, n); err != nil {
@@ -224,6 +225,9 @@ func subnet(d *network.IPAMData) (s driver.Subnet, err error) {
 // pools is what the IPAM needs to know of a network.
 func pools(n *driver.Network) ipam.NetworkPools {
 	var np ipam.NetworkPools
+	if n.ForeignIPAM {
+		return np
+	}
 	for _, s := range n.Subnets {
 		np.Subnets = append(np.Subnets, s.Prefix.Masked())
 		if s.Gateway.IsValid() {

@@ -78,8 +78,9 @@ func (p *Plugin) Serve() error {
 
 // Close stops to listen, waits for the calls under way, and closes the state.
 func (p *Plugin) Close() error {
-	// docker plugin disable kills after 10 s.
-	ctx, cancel := context.WithTimeout(context.Background(), deadline/2)
+	// docker plugin disable kills after 10 s; Shutdown waits 5 s for a
+	// connection that has not carried a call yet.
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
 	defer cancel()
 	err := p.server.http.Shutdown(ctx)
 	if err != nil {
