@@ -80,6 +80,7 @@ services:
     image: bb
     command: sleep 1000000
     stop_signal: KILL
+    mac_address: 02:11:22:33:44:71
     networks:
       lan:
         ipv4_address: 192.168.50.70
@@ -155,6 +156,9 @@ func TestCompose(t *testing.T) {
 	}
 	reaches(t, "a LAN host to web", "host1", "192.168.50.70", "fd00:50::70")
 	reaches(t, "web through the router", web.at(), internet4, internet6)
+	if mac := links(t, web.at())["eth0"].MAC; mac != "02:11:22:33:44:71" {
+		t.Errorf("web has MAC %s", mac)
+	}
 	reaches(t, "db to web", db.at(), "192.168.50.70")
 	reaches(t, "db to its other network's router", db.at(), "192.168.10.1")
 	for _, name := range []string{"web", "www"} {

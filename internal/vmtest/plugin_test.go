@@ -4,8 +4,10 @@ package vmtest
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -75,6 +77,43 @@ func TestLeftovers(t *testing.T) {
 		t.Errorf("the disconnected container has %d links, want 1", n)
 	}
 	tryDocker("network", "disconnect", "lan", "base1")
+}
+
+// After a reboot of the host the links that the plugin had made are gone, and
+// dockerd makes no network anew: the plugin makes them again.
+func TestParentsAfterReboot(t *testing.T) {
+	b := begin(t)
+	base := slices.Collect(maps.Keys(links(t, "")))
+	b.network("--subnet", "192.168.10.0/24", "--gateway", "192.168.10.1", "-o", "parent=eth0.10", "tagged")
+	b.network("--subnet", "10.77.0.0/24", "island")
+	before := links(t, "")
+	docker(t, "plugin", "disable", "-f", plugin)
+	do(t, "", "ip link del eth0.10")
+	for name, l := range before {
+		if l.Info.Kind == "dummy" && !slices.Contains(base, name) {
+			do(t, "", "ip link del "+name)
+		}
+	}
+	docker(t, "plugin", "enable", plugin)
+	err := wait(10*time.Second, "links", func() error {
+		now := links(t, "")
+		for name := range before {
+			if _, ok := now[name]; !ok {
+				return errorf("%s is not back", name)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	c := b.connect("tagged", "base1")
+	reaches(t, "the container to its VLAN's router", c.at(), "192.168.10.1")
+	b.disconnect("tagged", "base1")
+	c1, c2 := b.pair("island")
+	reaches(t, "container to container on a dummy", c1.at(), c2.addrs("island")...)
+	b.disconnect("island", "base1")
+	b.disconnect("island", "base2")
 }
 
 // A plugin that dies is started again by dockerd, and knows what it knew.
