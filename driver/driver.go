@@ -52,7 +52,7 @@ type Driver struct {
 	mu        sync.Mutex
 	networks  map[string]*Network
 	endpoints map[string]*Endpoint
-	addresses map[netip.Addr]*Endpoint // whose they are
+	addresses map[netip.Addr]*Endpoint // whose they are, of those that underlay's IPAM gave
 }
 
 // The buckets of the store.
@@ -137,6 +137,9 @@ func (d *Driver) loadInstance() error {
 // caller holds d.mu, or is New.
 func (d *Driver) add(e *Endpoint) {
 	d.endpoints[e.ID] = e
+	if n := d.networks[e.NetworkID]; n == nil || n.ForeignIPAM {
+		return
+	}
 	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
 		if p.IsValid() {
 			d.addresses[p.Addr()] = e
@@ -151,6 +154,21 @@ func (d *Driver) drop(e *Endpoint) {
 			delete(d.addresses, p.Addr())
 		}
 	}
+}
+
+// Uses tells whether a network has its addresses of a subnet from underlay's
+// IPAM.
+func (d *Driver) Uses(subnet netip.Prefix) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, n := range d.networks {
+		for _, s := range n.Subnets {
+			if !n.ForeignIPAM && s.Prefix.Masked() == subnet {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Holder tells which endpoint holds an address.

@@ -322,6 +322,7 @@ func TestRefusedEndpoints(t *testing.T) {
 		{"multicast MAC", mode.Default, withMAC(on("net", "two", 11), MAC{1, 0, 0, 0, 0, 1}), []string{"multicast", "unicast"}},
 		{"taken MAC", mode.Default, withMAC(on("net", "two", 11), MAC{2, 0, 0, 0, 0, 7}), []string{"02:00:00:00:00:07 is taken on parent eth0 by endpoint one000000000"}},
 		{"second on passthru", passthru, on("net", "two", 11), []string{"one container at a time", "endpoint one000000000"}},
+		{"taken address", mode.Default, on("net", "two", 10), []string{"192.168.50.10 is held by endpoint one000000000", "another --ip"}},
 		{"address of the gateway", mode.Default, on("net", "two", 1), []string{"192.168.50.1 is a gateway", "network net000000000", "another --ip"}},
 		{"unknown network", mode.Default, on("other", "two", 11), []string{"network other0000000 is unknown", "create it again"}},
 	}
@@ -482,6 +483,8 @@ func TestRecoverSweepsOnlyItsOwn(t *testing.T) {
 	for _, s := range []netlinkutil.SubInterface{
 		{Name: "ulgone00000000", Parent: "eth0", Mode: mode.Default, Alias: b.endpointAlias(id("net"), id("gone"))},
 		{Name: "ult123456789012", Parent: "eth0", Mode: mode.Default, Alias: b.alias("trial of network 123456789012")},
+		{Name: "ult123456789013", Parent: "eth0", Mode: mode.Default}, // killed before it was signed
+		{Name: "ul1234567890123", Parent: "eth0", Mode: mode.Default},
 	} {
 		if _, err := b.kernel.AddSubInterface(s); err != nil {
 			t.Fatal(err)

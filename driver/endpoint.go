@@ -101,6 +101,9 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 	if d.networks[n.ID] != n {
 		return nil, false, unknownNetwork(n.ID)
 	}
+	if err := d.untaken(n, req); err != nil {
+		return nil, false, err
+	}
 	if err := d.unreserved(n, req); err != nil {
 		return nil, false, err
 	}
@@ -126,6 +129,19 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 	}
 	d.add(e)
 	return e, false, nil
+}
+
+// untaken refuses an address that another endpoint has. The IPAM does so too,
+// but for what it takes for dockerd's replay, which brings no endpoint here.
+// Networks of other IPAMs may have the same addresses on other LANs. The caller
+// holds d.mu.
+func (d *Driver) untaken(n *Network, e Endpoint) error {
+	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+		if o := d.addresses[p.Addr()]; o != nil && !n.ForeignIPAM {
+			return fmt.Errorf("%v is held by endpoint %s of network %s; give another --ip or stop that container", p.Addr(), Short(o.ID), Short(o.NetworkID))
+		}
+	}
+	return nil
 }
 
 // unreserved refuses a container the address of a gateway, or one that a

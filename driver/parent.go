@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -140,7 +141,7 @@ func (d *Driver) shareable(n *Network) error {
 		case n.mode().Kind == mode.IPvlan && o.mode().Kind == mode.IPvlan:
 			why = "all ipvlan sub-interfaces of a parent have one mode and flag"
 		}
-		return fmt.Errorf("parent %s already carries %v (network %s), which %v cannot share: %s; use the same mode, another parent, or a VLAN such as -o parent=%s",
+		return fmt.Errorf("parent %s already carries %v (network %s), which %v cannot share: %s; use the same mode, another parent, or a VLAN such as -o parent=%s (if docker network ls does not show it: underlay forget)",
 			n.parent(), o.mode(), Short(o.ID), n.mode(), why, vlanOf(n.parent()))
 	}
 	return nil
@@ -238,7 +239,7 @@ func (d *Driver) Recover() {
 		return
 	}
 	for _, l := range links {
-		if !strings.HasPrefix(l.Alias, d.alias("")) || d.isParent(l) {
+		if !strings.HasPrefix(l.Alias, d.alias("")) && !unsigned(l) || d.isParent(l) {
 			continue
 		}
 		d.log.Infof("delete leftover link %s (%s)", l.Name, l.Alias)
@@ -249,6 +250,22 @@ func (d *Driver) Recover() {
 		d.forgetOwner(l)
 	}
 }
+
+// unsigned tells whether a link was made and not yet signed when the plugin was
+// killed: the kernel takes an alias only after it has made the link.
+func unsigned(l netlinkutil.Link) bool {
+	if l.Alias != "" {
+		return false
+	}
+	return madeName.MatchString(l.Name) && !l.Up && (l.Kind == "macvlan" || l.Kind == "ipvlan") ||
+		madeDummyName.MatchString(l.Name) && l.Kind == "dummy"
+}
+
+// The names that linkName, trial and Network.parent derive.
+var (
+	madeName      = regexp.MustCompile("^ul([0-9a-f]{13}|t[0-9a-f]{12})$")
+	madeDummyName = regexp.MustCompile("^uld[0-9a-f]{12}$")
+)
 
 // isParent tells whether a network stands on a link.
 func (d *Driver) isParent(l netlinkutil.Link) bool {

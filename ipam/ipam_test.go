@@ -528,17 +528,22 @@ func TestForeignNetworks(t *testing.T) {
 	b.held()
 }
 
-// A pool that nobody has asked for since dockerd was restarted gives way.
-func TestAbandonedPool(t *testing.T) {
-	b := newBench(t)
-	id := b.pool("192.168.50.0/24", "")
-	b.gets(id, "gw", "192.168.50.1/24")
-	_, err := b.RequestPool(t.Context(), poolRequest("192.168.0.0/16", ""))
-	wantError(t, err, "overlaps 192.168.50.0/24")
-	b.Daemon()
-	b.clock = b.clock.Add(grace)
-	b.pool("192.168.0.0/16", "")
-	b.held("192.168.0.0/16")
+// dockerd was killed between the request for a pool and the network's creation.
+func TestStillbornNetwork(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		b := newBench(t)
+		id := b.pool("192.168.50.0/24", "")
+		b.gets(id, "gw", "192.168.50.1/24")
+		_, err := b.RequestPool(t.Context(), poolRequest("192.168.0.0/16", ""))
+		wantError(t, err, "overlaps 192.168.50.0/24")
+		if b.clear(); restart {
+			b.restart()
+		} else {
+			b.held("192.168.50.0/24", "gateway 192.168.50.1")
+		}
+		b.later()
+		b.held()
+	}
 }
 
 func TestReservationMeetsContainer(t *testing.T) {

@@ -38,7 +38,7 @@ func (i *IPAM) clear() {
 		switch {
 		case p.settled != nil:
 			again = true
-		case !i.wanted(p) || i.unreplayed(p):
+		case !i.wanted(p) || i.unreplayed(p) || i.stillborn(p):
 			i.log.WithField("pool", p.subnet).Info("freeing a pool that nobody asks for any more")
 			i.drop(b, p)
 		case i.pending(p) <= 0:
@@ -107,16 +107,15 @@ func (i *IPAM) unreplayed(p *pool) bool {
 	return p.daemon < i.replayed && len(i.naming[p.subnet]) == 0
 }
 
-// abandoned says that a pool may give way to an overlapping one: dockerd was
-// restarted and has not asked for it again, no network is known on it, and
-// nothing but gateways is held of it.
-func (i *IPAM) abandoned(p *pool) bool {
-	if p.daemon == i.daemon || len(i.naming[p.subnet]) > 0 || i.now().Sub(p.requested) < i.grace {
+// stillborn says that the network which a pool was asked for has not come to be:
+// dockerd was killed at its creation.
+func (i *IPAM) stillborn(p *pool) bool {
+	if len(i.naming[p.subnet]) > 0 || i.now().Sub(p.requested) < i.grace {
 		return false
 	}
 	for _, h := range p.held {
 		if h.kind != KindGateway {
-			return false
+			return false // another driver's network, with containers
 		}
 	}
 	return true

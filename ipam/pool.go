@@ -134,45 +134,34 @@ func (i *IPAM) RequestPool(ctx context.Context, r PoolRequest) (Pool, error) {
 	if within == subnet {
 		within = netip.Prefix{}
 	}
-	for {
-		p, err := i.lockOverlapping(ctx, subnet) // none if subnet is zero
-		if err != nil {
-			return Pool{}, err
-		}
-		b, again := &batch{}, false
-		switch {
-		case !subnet.IsValid():
-			if subnet, err = i.freeDefault(r.V6); err == nil {
-				i.create(b, subnet, within)
-			}
-		case p == nil:
-			i.create(b, subnet, within)
-		case p.subnet == subnet:
-			i.join(b, p, within)
-		case i.abandoned(p):
-			i.drop(b, p)
-			again = true
-		default:
-			err = fmt.Errorf("%w: %s overlaps %s, which is held; use --subnet %s, with --ip-range to narrow it, or another subnet",
-				ErrOverlap, subnet, p.subnet, p.subnet)
-		}
-		if err != nil {
-			i.mu.Unlock()
-			return Pool{}, err
-		}
-		if again {
-			if err := i.commit(ctx, b, nil); err != nil {
-				return Pool{}, err
-			}
-			continue
-		}
-		pool := Pool{ID: poolID(subnet, within), Subnet: subnet}
-		err = i.commit(ctx, b, func() error { return i.ReleasePool(context.Background(), pool.ID) })
-		if err != nil {
-			return Pool{}, err
-		}
-		return pool, nil
+	p, err := i.lockOverlapping(ctx, subnet) // none if subnet is zero
+	if err != nil {
+		return Pool{}, err
 	}
+	b := &batch{}
+	switch {
+	case !subnet.IsValid():
+		if subnet, err = i.freeDefault(r.V6); err == nil {
+			i.create(b, subnet, within)
+		}
+	case p == nil:
+		i.create(b, subnet, within)
+	case p.subnet == subnet:
+		i.join(b, p, within)
+	default:
+		err = fmt.Errorf("%w: %s overlaps %s, which is held; use --subnet %s, with --ip-range to narrow it, or another subnet",
+			ErrOverlap, subnet, p.subnet, p.subnet)
+	}
+	if err != nil {
+		i.mu.Unlock()
+		return Pool{}, err
+	}
+	pool := Pool{ID: poolID(subnet, within), Subnet: subnet}
+	err = i.commit(ctx, b, func() error { return i.ReleasePool(context.Background(), pool.ID) })
+	if err != nil {
+		return Pool{}, err
+	}
+	return pool, nil
 }
 
 // create adds a pool.
@@ -182,6 +171,7 @@ func (i *IPAM) create(b *batch, subnet, within netip.Prefix) {
 	p.daemon = i.daemon
 	p.requested = i.now()
 	p.settled = make(chan struct{})
+	i.clearLater() // dockerd may die before it creates the network
 	i.pools.Set(p)
 	b.add(p.putSelf())
 	b.onSettle(func(err error) {

@@ -244,7 +244,13 @@ func (w *world) restartPlugin(*rapid.T) {
 	}
 }
 
-func (w *world) wait(*rapid.T) { w.later() }
+// wait lets the grace period pass, which no creation lasts for.
+func (w *world) wait(rt *rapid.T) {
+	for len(w.pending) > 0 {
+		w.end(rt)
+	}
+	w.later()
+}
 
 // same compares two states, one of which has no time zone and monotonic clock.
 func same(a, b State) bool {

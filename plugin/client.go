@@ -84,12 +84,8 @@ func Client(socket string) (*http.Client, error) {
 
 // FetchState asks a running plugin for its state, as indented JSON.
 func FetchState(socket string) (string, error) {
-	client, err := Client(socket)
-	if err != nil {
-		return "", err
-	}
 	var raw json.RawMessage
-	if err := Call(context.Background(), client, StatePath, none{}, &raw); err != nil {
+	if err := ask(socket, StatePath, none{}, &raw); err != nil {
 		return "", err
 	}
 	var b bytes.Buffer
@@ -97,4 +93,17 @@ func FetchState(socket string) (string, error) {
 		return "", err
 	}
 	return b.String(), nil
+}
+
+// Forget has a running plugin forget a network that Docker no longer has.
+func Forget(socket, network string) error {
+	return ask(socket, ForgetPath, ForgetRequest{network}, nil)
+}
+
+func ask(socket, path string, req, res any) error {
+	client, err := Client(socket)
+	if err != nil {
+		return err
+	}
+	return Call(context.Background(), client, path, req, res)
 }

@@ -82,6 +82,11 @@ func (p *Plugin) requestAddress(ctx context.Context, req wire.RequestAddressRequ
 			return res, err
 		}
 	}
+	if subnet, _, err := ipam.ParsePoolID(req.PoolID); err == nil && !r.Gateway && !r.Addr.IsValid() && !p.parts.driver.Uses(subnet) {
+		// Whether another driver's container lives cannot be known here, and so
+		// not when its address is free again.
+		return res, fmt.Errorf("no network of the underlay driver is on %v, and its IPAM driver serves no others; create the network with underlay for both", subnet)
+	}
 	addr, err := p.parts.ipam.RequestAddress(ctx, r)
 	if err != nil {
 		return res, err

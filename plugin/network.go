@@ -94,6 +94,9 @@ func (p *Plugin) createNetwork(ctx context.Context, req network.CreateNetworkReq
 }
 
 func (p *Plugin) deleteNetwork(ctx context.Context, req network.DeleteNetworkRequest) (none, error) {
+	// Past its deadline the call is answered, and still done to its end:
+	// Docker does not repeat it.
+	ctx = context.WithoutCancel(ctx)
 	if err := p.parts.driver.DeleteNetwork(ctx, req.NetworkID); err != nil {
 		return none{}, err
 	}

@@ -82,6 +82,41 @@ func TestContainerFromStartToEnd(t *testing.T) {
 	}
 }
 
+// docker network rm "succeeds" while the plugin is away, and is not repeated.
+func TestForget(t *testing.T) {
+	b := newBench(t)
+	id, pool := b.lan(1, "192.168.50.0/24", "192.168.50.1", object{"parent": "eth0.10"})
+	b.lan(2, "192.168.60.0/24", "192.168.60.1", object{"parent": "eth0"})
+	b.run(id, pool, 3)
+	for request, want := range map[string]string{"": "0 networks", "beef": "0 networks", "0000": "2 networks", id[:12]: "stop its container first"} {
+		if err := Forget(b.config.Socket, request); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("forget %q: %v", request, err)
+		}
+	}
+	b.end(id, pool, 3, "192.168.50.2/24")
+	b.restart()
+	if err := Forget(b.config.Socket, id[:12]); err != nil {
+		t.Fatal(err)
+	}
+	s := must[State](b, "Underlay.State", nil)
+	if len(s.Networks) != 1 || len(s.Pools) != 1 || s.Pools[0].Subnet.String() != "192.168.60.0/24" {
+		t.Errorf("left: %+v", s)
+	}
+	if _, err := b.kernel.Link("eth0.10"); err == nil {
+		t.Error("the VLAN link is left")
+	}
+}
+
+// The network of another driver creates, and its containers are refused.
+func TestOtherDriversAreNotServed(t *testing.T) {
+	b := newBench(t)
+	p := must[wire.RequestPoolResponse](b, "IpamDriver.RequestPool", object{"Pool": "192.168.50.0/24"})
+	_, err := b.call("IpamDriver.RequestAddress", object{"PoolID": p.PoolID})
+	if err == nil || !strings.Contains(err.Error(), "serves no others") {
+		t.Errorf("error %v", err)
+	}
+}
+
 // A network that is refused is followed by ReleasePool, never DeleteNetwork.
 func TestRefusedNetworkLeavesNothing(t *testing.T) {
 	b := newBench(t)

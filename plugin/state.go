@@ -2,13 +2,20 @@ package plugin
 
 import (
 	"context"
+	"fmt"
+	"strings"
+
+	"github.com/docker/go-plugins-helpers/network"
 
 	"underlay/driver"
 	"underlay/ipam"
 )
 
-// StatePath is underlay's own call for its whole state as JSON.
-const StatePath = "/Underlay.State"
+// Underlay's own calls.
+const (
+	StatePath  = "/Underlay.State"  // its whole state as JSON
+	ForgetPath = "/Underlay.Forget" // a network that Docker no longer has
+)
 
 // State is StatePath's answer.
 type State struct {
@@ -25,4 +32,35 @@ func (p *Plugin) routeState() {
 			Pools:   p.parts.ipam.Snapshot().Pools,
 		}, nil
 	})
+	at(p.server, ForgetPath, p.forget)
+}
+
+// ForgetRequest names a network by its ID or the beginning of it.
+type ForgetRequest struct{ Network string }
+
+// forget drops a network whose removal the plugin was not there for. Docker
+// does not tell it again.
+func (p *Plugin) forget(ctx context.Context, req ForgetRequest) (none, error) {
+	s := p.parts.driver.Snapshot()
+	var found []driver.Network
+	for _, n := range s.Networks {
+		if req.Network != "" && strings.HasPrefix(n.ID, req.Network) {
+			found = append(found, n)
+		}
+	}
+	if len(found) != 1 {
+		return none{}, fmt.Errorf("%d networks have an ID that begins with %q; underlay state lists them", len(found), req.Network)
+	}
+	n := found[0]
+	for _, e := range s.Endpoints {
+		if e.NetworkID == n.ID {
+			return none{}, fmt.Errorf("network %s has endpoint %s; stop its container first", driver.Short(n.ID), driver.Short(e.ID))
+		}
+	}
+	for _, subnet := range pools(&n).Subnets { // as Docker would have
+		if err := p.parts.ipam.ReleasePool(ctx, subnet.String()); err != nil {
+			return none{}, err
+		}
+	}
+	return p.deleteNetwork(ctx, network.DeleteNetworkRequest{NetworkID: n.ID})
 }

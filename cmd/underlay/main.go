@@ -25,7 +25,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serve(), state())
+	root.AddCommand(serve(), state(), forget())
 	if err := root.Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "underlay:", err)
 		os.Exit(1)
@@ -114,6 +114,22 @@ func state() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&socket, "socket", "", "the plugin's socket (default: found in /run/docker/plugins)")
+	socketFlag(cmd, &socket)
 	return cmd
+}
+
+func forget() *cobra.Command {
+	var socket string
+	cmd := &cobra.Command{
+		Use:   "forget NETWORK",
+		Short: "Forget a network that was removed while the plugin was away, given by its ID",
+		Args:  cobra.ExactArgs(1),
+		RunE:  func(_ *cobra.Command, args []string) error { return plugin.Forget(socket, args[0]) },
+	}
+	socketFlag(cmd, &socket)
+	return cmd
+}
+
+func socketFlag(cmd *cobra.Command, socket *string) {
+	cmd.Flags().StringVar(socket, "socket", "", "the plugin's socket (default: found in /run/docker/plugins)")
 }
