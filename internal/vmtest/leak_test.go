@@ -24,8 +24,20 @@ type test struct {
 	networks   []string
 }
 
-// begin takes the picture that the machine must show again at t's end.
+// begin takes the picture that the machine must show again at t's end. The
+// base containers run.
 func begin(t *testing.T) *test {
+	t.Helper()
+	if !baseRuns {
+		if err := startBase(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return beginBare(t)
+}
+
+// beginBare is begin for tests that need no base containers.
+func beginBare(t *testing.T) *test {
 	t.Helper()
 	before := picture(t)
 	b := &test{T: t}

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -138,68 +137,6 @@ func TestPluginKilled(t *testing.T) {
 	reaches(t, "container to container", c.at(), c2.addrs("lan")...)
 	b.disconnect("lan", "base1")
 	b.disconnect("lan", "base2")
-}
-
-// The binary run by hand, as a socket plugin: its drivers are called plain
-// underlay. dockerd prefers a managed plugin of that name, so there is none.
-func TestSocketPlugin(t *testing.T) {
-	withoutBase(t)
-	docker(t, "plugin", "disable", "-f", plugin)
-	docker(t, "plugin", "rm", plugin)
-	t.Cleanup(func() {
-		if err := installPlugin(); err != nil {
-			t.Fatal(err)
-		}
-	})
-	b := begin(t)
-	dir := t.TempDir()
-	log, err := os.Create(dir + "/log")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	const socket = "/run/docker/plugins/underlay.sock"
-	cmd := exec.Command(binary, "serve", "--socket", socket, "--state", dir)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), "LOG_LEVEL=debug", "DEFAULT_POOLS=base=10.211.0.0/16,size=28")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("serve ended with %v", err)
-		}
-		if t.Failed() {
-			t.Logf("its log:\n%s", tail(dir+"/log", 30))
-		}
-		os.Remove(socket)
-	}()
-	if err := wait(10*time.Second, "the socket", func() error { _, err := os.Stat(socket); return err }); err != nil {
-		t.Fatal(err)
-	}
-
-	docker(t, append([]string{"network", "create", "-d", "underlay", "--ipam-driver", "underlay"}, lanArgs("byhand")...)...)
-	docker(t, "network", "create", "-d", "underlay", "--ipam-driver", "underlay", "-o", "parent=eth1", "byhand2")
-	c := b.run("hand", "--network", "byhand")
-	reaches(t, "the container to a LAN host", c.at(), host4, host6)
-	reaches(t, "a LAN host to the container", "host1", c.addrs("byhand")...)
-	c = b.connect("byhand2", "hand")
-	if a := c.NetworkSettings.Networks["byhand2"]; !strings.HasPrefix(a.IPAddress, "10.211.0.") || a.IPPrefixLen != 28 {
-		t.Errorf("DEFAULT_POOLS gave %s/%d", a.IPAddress, a.IPPrefixLen)
-	}
-	out := do(t, "", binary+" state")
-	if !strings.Contains(out, "10.211.0.0/28") {
-		t.Errorf("underlay state finds another instance: %s", out)
-	}
-	docker(t, "rm", "-f", "hand")
-	docker(t, "network", "rm", "byhand", "byhand2")
-	if out := do(t, "", binary+" state"); strings.Contains(out, "192.168.50") || strings.Contains(out, "10.211.") {
-		t.Errorf("its state is not empty: %s", out)
-	}
-	if text := trimmed(dir + "/log"); !strings.Contains(text, "level=debug") && !strings.Contains(text, "level=info") {
-		t.Errorf("its log is\n%s", text)
-	}
 }
 
 // Push to a registry on loopback, install from it under another name, set.

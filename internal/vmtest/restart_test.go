@@ -4,6 +4,9 @@ package vmtest
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -11,17 +14,77 @@ import (
 
 func errorf(format string, args ...any) error { return fmt.Errorf(format, args...) }
 
-// withoutBase removes the base containers for a test: a daemon's restart
-// gives them other namespaces and endpoints.
+// withoutBase removes the base containers: a daemon's restart gives them other
+// namespaces and endpoints. The next begin starts them again.
 func withoutBase(t *testing.T) {
 	t.Helper()
-	docker(t, "rm", "-f", "base1", "base2")
-	docker(t, "network", "rm", baseNetwork)
+	if baseRuns {
+		docker(t, "rm", "-f", "base1", "base2")
+		docker(t, "network", "rm", baseNetwork)
+		baseRuns = false
+	}
+}
+
+// The binary run by hand, as a socket plugin: its drivers are called plain
+// underlay. dockerd prefers a managed plugin of that name, so there is none.
+func TestSocketPlugin(t *testing.T) {
+	withoutBase(t)
+	docker(t, "plugin", "disable", plugin)
+	docker(t, "plugin", "rm", plugin)
 	t.Cleanup(func() {
-		if err := startBase(); err != nil {
+		if err := installPlugin(); err != nil {
 			t.Fatal(err)
 		}
 	})
+	b := beginBare(t)
+	dir := t.TempDir()
+	log, err := os.Create(dir + "/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	const socket = "/run/docker/plugins/underlay.sock"
+	cmd := exec.Command(binary, "serve", "--socket", socket, "--state", dir)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), "LOG_LEVEL=debug", "DEFAULT_POOLS=base=10.211.0.0/16,size=28")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("serve ended with %v", err)
+		}
+		if t.Failed() {
+			t.Logf("its log:\n%s", tail(dir+"/log", 30))
+		}
+		os.Remove(socket)
+	}()
+	if err := wait(10*time.Second, "the socket", func() error { _, err := os.Stat(socket); return err }); err != nil {
+		t.Fatal(err)
+	}
+
+	docker(t, append([]string{"network", "create", "-d", "underlay", "--ipam-driver", "underlay"}, lanArgs("byhand")...)...)
+	docker(t, "network", "create", "-d", "underlay", "--ipam-driver", "underlay", "-o", "parent=eth1", "byhand2")
+	c := b.run("hand", "--network", "byhand")
+	reaches(t, "the container to a LAN host", c.at(), host4, host6)
+	reaches(t, "a LAN host to the container", "host1", c.addrs("byhand")...)
+	c = b.connect("byhand2", "hand")
+	if a := c.NetworkSettings.Networks["byhand2"]; !strings.HasPrefix(a.IPAddress, "10.211.0.") || a.IPPrefixLen != 28 {
+		t.Errorf("DEFAULT_POOLS gave %s/%d", a.IPAddress, a.IPPrefixLen)
+	}
+	out := do(t, "", binary+" state")
+	if !strings.Contains(out, "10.211.0.0/28") {
+		t.Errorf("underlay state finds another instance: %s", out)
+	}
+	docker(t, "rm", "-f", "hand")
+	docker(t, "network", "rm", "byhand", "byhand2")
+	if out := do(t, "", binary+" state"); strings.Contains(out, "192.168.50") || strings.Contains(out, "10.211.") {
+		t.Errorf("its state is not empty: %s", out)
+	}
+	if text := trimmed(dir + "/log"); !strings.Contains(text, "level=debug") && !strings.Contains(text, "level=info") {
+		t.Errorf("its log is\n%s", text)
+	}
 }
 
 // running waits for a container that a restart policy brings back.
@@ -40,81 +103,83 @@ func running(t *testing.T, name string) container {
 	return c
 }
 
-// The daemon's ends: SIGTERM, SIGKILL, and both with live-restore.
+// The daemon's ends: SIGTERM, then SIGKILL, without and with live-restore.
 func TestDaemonRestart(t *testing.T) {
 	withoutBase(t)
-	live := "--live-restore"
-	for _, row := range []struct {
-		name string
-		sig  syscall.Signal
-		args []string
-	}{
-		{"graceful", syscall.SIGTERM, nil},
-		{"killed", syscall.SIGKILL, nil},
-		{"live-restore", syscall.SIGTERM, []string{live}},
-		{"live-restore killed", syscall.SIGKILL, []string{live}},
-	} {
-		t.Run(row.name, func(t *testing.T) {
-			restart := func(sig syscall.Signal) {
-				t.Helper()
-				if err := dockerd.stop(sig); err != nil {
-					t.Fatal(err)
-				}
-				if err := dockerd.start(row.args...); err != nil {
-					t.Fatalf("%v\n%s", err, tail(daemonLog, 40))
-				}
+	for _, live := range []bool{false, true} {
+		name, args := "plain", []string(nil)
+		if live {
+			name, args = "live-restore", []string{"--live-restore"}
+		}
+		t.Run(name, func(t *testing.T) {
+			if live {
+				restart(t, syscall.SIGTERM, args...)
 			}
-			if len(row.args) > 0 && row.name == "live-restore" {
-				restart(syscall.SIGTERM)
-			}
-			b := begin(t)
+			b := beginBare(t)
 			b.network(lanArgs("lan")...)
 			b.network("--subnet", "192.168.10.0/24", "--gateway", "192.168.10.1", "-o", "parent=eth0.10", "tagged")
-			var keep, plain container
 			together(
-				func() {
-					keep = b.run("keep", "--network", "lan", "--ip", "192.168.50.70", "--restart", "always")
-				},
-				func() { plain = b.run("plain", "--network", "tagged") },
+				func() { b.run("keep", "--network", "lan", "--ip", "192.168.50.70", "--restart", "always") },
+				func() { b.run("once", "--network", "tagged", "--ip", "192.168.10.70") },
 			)
 			if t.Failed() {
 				return
 			}
-			reaches(t, "before", "host1", "192.168.50.70")
-			if err := dockerd.stop(row.sig); err != nil {
-				t.Fatal(err)
+			for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+				t.Run(sig.String(), func(t *testing.T) {
+					daemonRestart(t, b, sig, live, args)
+				})
 			}
-			if len(row.args) > 0 {
-				reaches(t, "while dockerd is away", "host1", "192.168.50.70")
-				reaches(t, "while dockerd is away", plain.at(), "192.168.10.1")
-			}
-			if err := dockerd.start(row.args...); err != nil {
-				t.Fatalf("%v\n%s", err, tail(daemonLog, 40))
-			}
-			c := running(t, "keep")
-			if same := c.State.Pid == keep.State.Pid; same != (len(row.args) > 0) {
-				t.Errorf("the container has the same process: %t", same)
-			}
-			reaches(t, "after", "host1", "192.168.50.70")
-			if len(row.args) > 0 {
-				reaches(t, "after", plain.at(), "192.168.10.1")
-			}
-			// The networks are usable: a new container, and one stopped.
-			_, err := tryDocker("network", "connect", "--ip", "192.168.50.70", "lan", "plain")
-			if inspect(t, "plain").State.Running {
-				refused(t, err, `192\.168\.50\.70`)
-			}
-			n := b.run("new", "--network", "lan")
-			reaches(t, "a new container to the old one", n.at(), "192.168.50.70")
-			docker(t, "stop", "keep")
-			n = b.connect("tagged", "new")
-			reaches(t, "a new container on the other network", n.at(), "192.168.10.1")
 		})
 	}
-	if err := dockerd.stop(syscall.SIGTERM); err != nil {
+	restart(t, syscall.SIGTERM)
+}
+
+func restart(t *testing.T, sig syscall.Signal, args ...string) {
+	t.Helper()
+	if err := dockerd.stop(sig); err != nil {
 		t.Fatal(err)
 	}
-	if err := dockerd.start(); err != nil {
+	if err := dockerd.start(args...); err != nil {
+		t.Fatalf("%v\n%s", err, tail(daemonLog, 40))
+	}
+}
+
+// daemonRestart ends and starts dockerd. Container keep has a restart policy,
+// once has none; with live-restore both live on.
+func daemonRestart(t *testing.T, b *test, sig syscall.Signal, live bool, args []string) {
+	keep, once := inspect(t, "keep"), inspect(t, "once")
+	reaches(t, "before", "host1", "192.168.50.70")
+	if err := dockerd.stop(sig); err != nil {
 		t.Fatal(err)
 	}
+	if live {
+		reaches(t, "while dockerd is away", "host1", "192.168.50.70")
+		reaches(t, "while dockerd is away", once.at(), "192.168.10.1")
+	}
+	if err := dockerd.start(args...); err != nil {
+		t.Fatalf("%v\n%s", err, tail(daemonLog, 40))
+	}
+	if is := running(t, "keep"); (is.State.Pid == keep.State.Pid) != live {
+		t.Errorf("container keep had process %d, has %d", keep.State.Pid, is.State.Pid)
+	}
+	reaches(t, "after", "host1", "192.168.50.70")
+	if is := inspect(t, "once"); is.State.Running != live {
+		t.Errorf("container once runs: %t", is.State.Running)
+	}
+	if live {
+		reaches(t, "after", once.at(), "192.168.10.1")
+	}
+	// The networks are usable, and know what is taken.
+	n := b.run("new", "--network", "lan")
+	reaches(t, "a new container to the old one", n.at(), "192.168.50.70")
+	_, err := tryDocker("network", "connect", "--ip", "192.168.10.70", "tagged", "new")
+	if live {
+		refused(t, err, `192\.168\.10\.70`)
+	} else if err != nil {
+		t.Errorf("the address of the container that ended with the daemon: %v", err)
+	} else {
+		reaches(t, "a container on the other network", n.at(), "192.168.10.1")
+	}
+	docker(t, "rm", "-f", "new")
 }
