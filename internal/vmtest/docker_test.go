@@ -184,6 +184,12 @@ func ask(t *testing.T, path string, in, out any) {
 func tryDocker(args ...string) (string, error) {
 	ctx, stop := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer stop()
+	start := time.Now()
+	defer func() {
+		if took := time.Since(start); took > 15*time.Second {
+			fmt.Printf("slow: %.1f s: docker %s\n", took.Seconds(), strings.Join(args, " "))
+		}
+	}()
 	out, err := exec.CommandContext(ctx, "docker", args...).CombinedOutput()
 	text := strings.TrimSpace(string(out))
 	if err != nil {
