@@ -15,7 +15,8 @@ import (
 )
 
 // alias says whose a link is: this state file's, so that another underlay of
-// the host does not take it for a leftover. A link without it is never deleted.
+// the host does not take it for a leftover. Only links that have it are deleted,
+// and those that a kill left unsigned.
 func (d *Driver) alias(what string) string { return "underlay " + d.instance + " " + what }
 
 func (d *Driver) parentAlias() string { return d.alias("parent") }
@@ -131,7 +132,7 @@ func (d *Driver) shareable(n *Network) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, o := range d.networks {
-		if o.ID == n.ID || o.parent() != n.parent() || n.mode().CanShare(o.mode()) {
+		if o.parent() != n.parent() || n.mode().CanShare(o.mode()) {
 			continue
 		}
 		why := "one parent carries only one kind of them"
@@ -168,14 +169,9 @@ func (d *Driver) try(n *Network) error {
 	if n.mode().Kind != mode.IPvlan {
 		return d.trial(n, n.mode())
 	}
-	d.mu.Lock()
-	for _, o := range d.networks {
-		if o.parent() == n.parent() {
-			d.mu.Unlock()
-			return nil
-		}
+	if d.isParent(n.parent()) {
+		return nil
 	}
-	d.mu.Unlock()
 	if err := d.trial(n, mode.Default); errors.Is(err, netlinkutil.ErrBusy) {
 		return fmt.Errorf("parent %s carries links of another program, ipvlan by the look of it, and a new network would change their mode; remove them, or use another parent or a VLAN such as -o parent=%s", n.parent(), vlanOf(n.parent()))
 	}
@@ -199,14 +195,9 @@ func (d *Driver) trial(n *Network, m mode.Mode) error {
 // start. The caller holds d.parents.
 func (d *Driver) dropParent(gone *Network) {
 	name := gone.parent()
-	d.mu.Lock()
-	for _, n := range d.networks {
-		if n.parent() == name {
-			d.mu.Unlock()
-			return
-		}
+	if d.isParent(name) {
+		return
 	}
-	d.mu.Unlock()
 	l, err := d.kernel.Link(name)
 	if err == nil && l.Alias == d.parentAlias() {
 		err = d.kernel.DeleteLink(name)
@@ -239,7 +230,7 @@ func (d *Driver) Recover() {
 		return
 	}
 	for _, l := range links {
-		if !strings.HasPrefix(l.Alias, d.alias("")) && !unsigned(l) || d.isParent(l) {
+		if !strings.HasPrefix(l.Alias, d.alias("")) && !unsigned(l) || d.isParent(l.Name) {
 			continue
 		}
 		d.log.Infof("delete leftover link %s (%s)", l.Name, l.Alias)
@@ -268,11 +259,11 @@ var (
 )
 
 // isParent tells whether a network stands on a link.
-func (d *Driver) isParent(l netlinkutil.Link) bool {
+func (d *Driver) isParent(link string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, n := range d.networks {
-		if n.parent() == l.Name {
+		if n.parent() == link {
 			return true
 		}
 	}
