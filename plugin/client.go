@@ -18,8 +18,8 @@ const DefaultSocket = "/run/docker/plugins/underlay.sock"
 // managedSockets is where dockerd puts the sockets of managed plugins.
 const managedSockets = "/run/docker/plugins/*/underlay.sock"
 
-// Call posts a call to a plugin's socket and reads its answer, nil for none.
-// An empty socket is found where dockerd keeps them.
+// Call posts a call to a plugin's socket and reads its answer into res, nil for
+// an answer that does not matter.
 func Call(ctx context.Context, client *http.Client, path string, req, res any) error {
 	body, err := json.Marshal(req)
 	if err != nil {

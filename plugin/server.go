@@ -41,7 +41,7 @@ const (
 type server struct {
 	http  http.Server
 	mux   *http.ServeMux
-	log   logrus.FieldLogger
+	log   *logrus.Logger
 	ready func(context.Context) error // nil once the state is loaded
 }
 
@@ -91,13 +91,17 @@ func route[Req, Res any](s *server, path string, f func(context.Context, Req) (R
 		defer cancel()
 		var req Req
 		res, err := answer(ctx, w, r, &req, f)
-		log := s.log.WithFields(about(req)).WithFields(logrus.Fields{"call": path[1:], "ms": milliseconds(start)})
+		entry := func() *logrus.Entry {
+			return s.log.WithFields(about(req)).WithFields(logrus.Fields{"call": path[1:], "ms": milliseconds(start)})
+		}
 		if err == nil {
-			log.Debug(exchange{req, res})
+			if s.log.IsLevelEnabled(logrus.DebugLevel) {
+				entry().Debug(exchange{req, res})
+			}
 			sdk.EncodeResponse(w, res, false)
 			return
 		}
-		log.Warn(err)
+		entry().Warn(err)
 		status := http.StatusInternalServerError
 		if errors.As(err, new(badRequest)) {
 			status = http.StatusBadRequest
@@ -186,7 +190,7 @@ func decode[Req any](w http.ResponseWriter, r *http.Request, req *Req) error {
 	return nil
 }
 
-// exchange is a call and its answer as JSON, made only if the line is logged.
+// exchange is a call and its answer as JSON.
 type exchange struct{ req, res any }
 
 func (e exchange) String() string {
