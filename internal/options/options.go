@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"underlay/internal/mode"
 )
@@ -39,9 +40,10 @@ const (
 // nameSize is the longest link name: IFNAMSIZ less its final NUL.
 const nameSize = 15
 
-type networkOption struct {
+// option is a row and how its value is read into what is parsed.
+type option[T any] struct {
 	Option
-	set func(*raw, string) error
+	set func(*T, string) error
 }
 
 // raw is what was given, before one option is weighed against another.
@@ -52,7 +54,7 @@ type raw struct {
 	bcQueueLen                          uint32
 }
 
-var networkTable = []networkOption{
+var networkTable = []option[raw]{
 	{Option{"parent", "the name of a link of the host, such as eth0, or eth0.10 for VLAN 10 on eth0", "an isolated dummy link",
 		"the NIC whose LAN the containers join"},
 		func(r *raw, v string) error { r.parent = v; return linkName(v) }},
@@ -74,29 +76,13 @@ var networkTable = []networkOption{
 }
 
 // Networks lists the -o options.
-func Networks() []Option {
-	var rows []Option
-	for _, o := range networkTable {
-		rows = append(rows, o.Option)
-	}
-	return rows
-}
+func Networks() []Option { return rows(networkTable) }
 
 // ParseNetwork reads the -o options of a network.
 func ParseNetwork(given map[string]string) (Network, error) {
 	var r raw
-	for _, key := range slices.Sorted(maps.Keys(given)) {
-		i := slices.IndexFunc(networkTable, func(o networkOption) bool { return o.Key == key })
-		if i < 0 {
-			return Network{}, unknown("-o", key, Networks())
-		}
-		o := networkTable[i]
-		if given[key] == "" {
-			continue // as if left out, as Docker's own drivers do
-		}
-		if err := o.set(&r, given[key]); err != nil {
-			return Network{}, fmt.Errorf("-o %s=%s: %w; it takes %s", key, given[key], err, o.Wants)
-		}
+	if err := parse("-o", networkTable, given, &r); err != nil {
+		return Network{}, err
 	}
 	n := Network{Parent: r.parent, Mode: mode.Default, MTU: r.mtu, BCQueueLen: r.bcQueueLen}
 	switch ipvlan := r.ipvlanMode != "" || r.ipvlanFlag != ""; {
@@ -110,17 +96,6 @@ func ParseNetwork(given map[string]string) (Network, error) {
 		n.Mode.Name = r.macvlanMode
 	}
 	return n, nil
-}
-
-// Pools lists the --ipam-opt options.
-func Pools() []Option { return nil }
-
-// CheckPool refuses every --ipam-opt that is not in the table.
-func CheckPool(given map[string]string) error {
-	for _, key := range slices.Sorted(maps.Keys(given)) {
-		return unknown("--ipam-opt", key, Pools())
-	}
-	return nil
 }
 
 // SplitVLAN takes the name of a VLAN link apart: eth0.10 is VLAN 10 on eth0.
@@ -141,15 +116,58 @@ func SplitVLAN(name string) (lower string, id int, ok bool, err error) {
 	return name[:i], id, true, nil
 }
 
-func unknown(flag, key string, known []Option) error {
-	if len(known) == 0 {
-		return fmt.Errorf("unknown option %s %s; underlay has none", flag, key)
+func rows[T any](table []option[T]) []Option {
+	var rows []Option
+	for _, o := range table {
+		rows = append(rows, o.Option)
 	}
+	return rows
+}
+
+// parse reads what was given behind a flag, key by key. An empty value counts
+// as left out, as in Docker's own drivers.
+func parse[T any](flag string, table []option[T], given map[string]string, into *T) error {
+	for _, key := range slices.Sorted(maps.Keys(given)) {
+		i := slices.IndexFunc(table, func(o option[T]) bool { return o.Key == key })
+		if i < 0 {
+			return unknown(flag, key, rows(table))
+		}
+		if given[key] == "" {
+			continue
+		}
+		if err := table[i].set(into, given[key]); err != nil {
+			return fmt.Errorf("%s %s=%s: %w; it takes %s", flag, key, shown(given[key]), err, table[i].Wants)
+		}
+	}
+	return nil
+}
+
+func unknown(flag, key string, known []Option) error {
 	keys := make([]string, len(known))
 	for i, o := range known {
 		keys[i] = o.Key
 	}
-	return fmt.Errorf("unknown option %s %s; underlay knows %s", flag, key, strings.Join(keys, ", "))
+	return fmt.Errorf("unknown option %s %s; underlay knows %s", flag, shown(key), strings.Join(keys, ", "))
+}
+
+// shown is what a user gave, as it fits into a line.
+func shown(v string) string {
+	if v = clip(v); !utf8.ValidString(v) || strings.ContainsFunc(v, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(v)
+	}
+	return v
+}
+
+func clip(v string) string {
+	const most = 60
+	if len(v) <= most {
+		return v
+	}
+	end := most
+	for end > 0 && !utf8.RuneStart(v[end]) {
+		end--
+	}
+	return v[:end] + "…"
 }
 
 func oneOf(values []string) string {
@@ -159,7 +177,7 @@ func oneOf(values []string) string {
 
 func among(values []string, v string) error {
 	if !slices.Contains(values, v) {
-		return fmt.Errorf("%q is not known", v)
+		return fmt.Errorf("%q is not known", clip(v))
 	}
 	return nil
 }
@@ -167,7 +185,7 @@ func among(values []string, v string) error {
 func number[T int | uint32](v string, least, most T) (T, error) {
 	n, err := strconv.ParseInt(v, 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%q is no number", v)
+		return 0, fmt.Errorf("%q is no number", clip(v))
 	}
 	if n < int64(least) || n > int64(most) {
 		return 0, fmt.Errorf("%d is out of range", n)
@@ -181,7 +199,7 @@ func linkName(v string) error {
 		return fmt.Errorf("a link name has at most %d bytes", nameSize)
 	}
 	if v == "." || v == ".." || strings.ContainsAny(v, "/:%") || strings.ContainsFunc(v, unicode.IsSpace) {
-		return fmt.Errorf("%q is no link name", v)
+		return fmt.Errorf("%q is no link name", clip(v))
 	}
 	return nil
 }
