@@ -99,19 +99,20 @@ func ParseNetwork(given map[string]string) (Network, error) {
 }
 
 // SplitVLAN takes the name of a VLAN link apart: eth0.10 is VLAN 10 on eth0.
-// ok is false for a name of another form; a VLAN ID outside 1 to 4094 (IEEE
-// 802.1Q table 9-2 reserves 0 and 4095) is an error.
+// ok is false for a name of another form, eth0.010 included, so that a VLAN has
+// one name; a VLAN ID outside 1 to 4094 (IEEE 802.1Q table 9-2 reserves 0 and
+// 4095) is an error.
 func SplitVLAN(name string) (lower string, id int, ok bool, err error) {
 	i := strings.LastIndexByte(name, '.')
 	if i <= 0 {
 		return "", 0, false, nil
 	}
 	id, err = strconv.Atoi(name[i+1:])
-	if err != nil {
+	if err != nil || strconv.Itoa(id) != name[i+1:] {
 		return "", 0, false, nil
 	}
 	if id < 1 || id > 4094 {
-		return "", 0, false, fmt.Errorf("parent %s: %d is no VLAN ID; it takes 1 to 4094", name, id)
+		return "", 0, false, fmt.Errorf("parent %s: %d is no VLAN ID; it takes 1 to 4094", shown(name), id)
 	}
 	return name[:i], id, true, nil
 }
@@ -193,12 +194,13 @@ func number[T int | uint32](v string, least, most T) (T, error) {
 	return T(n), nil
 }
 
-// linkName checks a name as the kernel does (net/core/dev.c, dev_valid_name).
+// linkName checks a name as the kernel does (net/core/dev.c, dev_valid_name),
+// which ends it at a NUL.
 func linkName(v string) error {
 	if len(v) > nameSize {
 		return fmt.Errorf("a link name has at most %d bytes", nameSize)
 	}
-	if v == "." || v == ".." || strings.ContainsAny(v, "/:%") || strings.ContainsFunc(v, unicode.IsSpace) {
+	if v == "." || v == ".." || strings.ContainsAny(v, "/:%\x00") || strings.ContainsFunc(v, unicode.IsSpace) {
 		return fmt.Errorf("%q is no link name", clip(v))
 	}
 	return nil

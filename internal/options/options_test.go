@@ -48,6 +48,7 @@ func TestParseNetworkRefuses(t *testing.T) {
 	}{
 		{opts{"parnet": "eth0"}, []string{"-o parnet", "knows parent, macvlan_mode"}},
 		{opts{"parent": "eth0:1"}, []string{"-o parent=eth0:1", "no link name", "name of a link"}},
+		{opts{"parent": "eth0\x00x"}, []string{`-o parent="eth0\x00x"`, "no link name"}},
 		{opts{"parent": "a-name-of-16-byt"}, []string{"at most 15 bytes"}},
 		{opts{"macvlan_mode": "l2"}, []string{"-o macvlan_mode=l2", "bridge, private, vepa or passthru"}},
 		{opts{"ipvlan_mode": "bridge"}, []string{"l2, l3 or l3s"}},
@@ -87,6 +88,8 @@ func TestSplitVLAN(t *testing.T) {
 		{"eth0", "", 0, false, false},
 		{"eth0.lan", "", 0, false, false},
 		{".5", "", 0, false, false},
+		{"eth0.010", "", 0, false, false},
+		{"eth0.+10", "", 0, false, false},
 		{"eth0.0", "", 0, false, true},
 		{"eth0.4095", "", 0, false, true},
 	}
