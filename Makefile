@@ -4,13 +4,14 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-SUITES  ?= trixie sid
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+SUITES   ?= trixie sid
+FUZZTIME ?= 1m
 
 # step WORDS,COMMAND: runs COMMAND, says WORDS and how many seconds it took.
 step = @start=$$SECONDS; $(2) && printf '%-52s %3d s\n' '$(1)' $$((SECONDS - start))
 
-.PHONY: help build rootfs plugin push test test-unit test-netns test-vm demo bench lint clean
+.PHONY: help build rootfs plugin push test test-unit test-netns test-vm fuzz demo bench lint clean
 
 help: ## these lines
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -39,6 +40,9 @@ test-netns: ## the tests that need a network namespace of their own, on this ker
 
 test-vm: ## the tests on a real Docker in a VM (SUITES="bookworm trixie sid")
 	@scripts/test $(SUITES:%=vm:%)
+
+fuzz: ## each fuzz target in turn (FUZZTIME=1m)
+	@scripts/fuzz '$(FUZZTIME)'
 
 demo: ## containers on a pretend LAN, and who reached whom (as root)
 	@scripts/demo
