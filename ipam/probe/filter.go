@@ -1,0 +1,55 @@
+package probe
+
+import (
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// arpFilter keeps requests and replies between Ethernet and IPv4.
+func arpFilter() []bpf.Instruction {
+	return filter(
+		check{etherLen, 4, 0x00010800, 0x00010800},
+		check{etherLen + 4, 2, 0x0604, 0x0604},
+		check{etherLen + 6, 2, 1, 2},
+	)
+}
+
+// ndpFilter keeps neighbour solicitations and advertisements that no router
+// has passed on (RFC 4861 7.1).
+func ndpFilter() []bpf.Instruction {
+	return filter(
+		check{etherLen + 6, 2, icmp6<<8 | 255, icmp6<<8 | 255},
+		check{etherLen + ip6Len, 1, 135, 136},
+	)
+}
+
+// check is what a number of size bytes at an offset of the frame must be: one
+// value or the other.
+type check struct {
+	at, size int
+	is, or   uint32
+}
+
+// filter keeps frames of this very LAN that pass all checks. A frame of a VLAN
+// that the host has no link for reaches the link's own sockets too: its tag is
+// there, or gone and the frame marked as another host's (net/core/dev.c,
+// __netif_receive_skb_core). Neither may be believed.
+func filter(checks ...check) []bpf.Instruction {
+	f := []bpf.Instruction{
+		bpf.LoadExtension{Num: bpf.ExtType},
+		bpf.JumpIf{Cond: bpf.JumpLessOrEqual, Val: unix.PACKET_MULTICAST, SkipTrue: 1},
+		bpf.RetConstant{Val: 0},
+		bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 1},
+		bpf.RetConstant{Val: 0},
+	}
+	for _, c := range checks {
+		f = append(f,
+			bpf.LoadAbsolute{Off: uint32(c.at), Size: c.size},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: c.is, SkipTrue: 2},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: c.or, SkipTrue: 1},
+			bpf.RetConstant{Val: 0},
+		)
+	}
+	return append(f, bpf.RetConstant{Val: maxFrame})
+}

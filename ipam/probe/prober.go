@@ -1,0 +1,372 @@
+package probe
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+)
+
+// Sighting is what a frame told.
+type Sighting struct {
+	Link string
+	Addr netip.Addr
+	MAC  net.HardwareAddr
+
+	// Claim: the sender only asks whether it may have Addr, by an ARP probe
+	// (RFC 5227 2.1.1) or a solicitation of duplicate address detection (RFC
+	// 4862 5.4.3).
+	Claim bool
+}
+
+// Health is how it stands with a watched link.
+type Health struct {
+	Link  string
+	Blind string    // why nothing is heard there, "eth0 is down"; "" is well
+	Since time.Time // since when it is so
+}
+
+// ErrBlind is wrapped by errors that say why a LAN could not be asked.
+var ErrBlind = errors.New("nobody can be asked who has an address there")
+
+var errClosed = errors.New("underlay is shutting down")
+
+const (
+	// retry is how often a blind link is looked at again, lest an event was
+	// missed.
+	retry = 3 * time.Second
+
+	// recent is how long a look at a link's state holds for the probes of a
+	// burst: each look lists all links of the host.
+	recent = 5 * time.Millisecond
+
+	// hasty is the age up to which a tap that failed with its link up is left
+	// to the retry, else a socket that always fails would be reopened without
+	// end.
+	hasty = time.Second
+)
+
+// Prober asks and hears LANs. Its methods may be called in parallel.
+type Prober struct {
+	log    logrus.FieldLogger
+	heard  func(Sighting)
+	kernel kernel
+	wg     sync.WaitGroup
+
+	mu     sync.Mutex
+	links  map[string]*link // that are watched or in use
+	timer  *time.Timer      // set while one is blind
+	closed bool
+}
+
+// link is a name that is watched or in use. One taken off Prober.links never
+// comes back.
+type link struct {
+	name    string
+	watched atomic.Bool // changed under Prober.mu
+
+	// guarded by Prober.mu
+	users int
+	blind error
+	since time.Time
+
+	turn sync.Mutex // taken before Prober.mu
+	// guarded by turn
+	tap    *tap
+	looked time.Time
+}
+
+// New makes a prober that watches nothing yet. heard is called from listening
+// goroutines, in parallel for different links, and must be quick. The same
+// word of the same machine is told once in five seconds.
+func New(log logrus.FieldLogger, heard func(Sighting)) *Prober {
+	return &Prober{log: log, heard: heard, kernel: host(), links: map[string]*link{}}
+}
+
+// Watch listens on exactly these links from now on. A link that is absent or
+// down is blind until it comes.
+func (p *Prober) Watch(links []string) {
+	var changed []*link
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return
+	}
+	for _, name := range links {
+		if l := p.get(name); !l.watched.Load() {
+			l.watched.Store(true)
+			l.blind, l.since = nil, time.Now()
+			changed = append(changed, l)
+		}
+	}
+	for _, l := range p.links {
+		if l.watched.Load() && !slices.Contains(links, l.name) {
+			l.watched.Store(false)
+			p.drop(l)
+			changed = append(changed, l)
+		}
+	}
+	p.mu.Unlock()
+	for _, l := range changed {
+		p.settle(l, true)
+	}
+}
+
+// Rouse says that links have come, gone or changed.
+func (p *Prober) Rouse() {
+	for _, l := range p.watched() {
+		p.settle(l, true)
+	}
+}
+
+// Health tells of every watched link, by name, as it is now.
+func (p *Prober) Health() []Health {
+	p.Rouse()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []Health
+	for _, l := range p.links {
+		if !l.watched.Load() {
+			continue
+		}
+		h := Health{Link: l.name, Since: l.since}
+		if l.blind != nil {
+			h.Blind = l.blind.Error()
+		}
+		all = append(all, h)
+	}
+	slices.SortFunc(all, func(a, b Health) int { return strings.Compare(a.Link, b.Link) })
+	return all
+}
+
+// Close ends all listening and every probe, and waits for what it had begun.
+// It must not be called from heard.
+func (p *Prober) Close() {
+	p.mu.Lock()
+	p.closed = true
+	if p.timer != nil && p.timer.Stop() {
+		p.wg.Done()
+	}
+	p.timer = nil
+	links := slices.Collect(maps.Values(p.links))
+	p.mu.Unlock()
+	for _, l := range links {
+		p.settle(l, false)
+	}
+	p.wg.Wait()
+}
+
+func (p *Prober) watched() []*link {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []*link
+	for _, l := range p.links {
+		if l.watched.Load() {
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
+// get is with mu held.
+func (p *Prober) get(name string) *link {
+	l := p.links[name]
+	if l == nil {
+		l = &link{name: name}
+		p.links[name] = l
+	}
+	return l
+}
+
+// drop is with mu held; whoever calls it settles l afterwards.
+func (p *Prober) drop(l *link) bool {
+	if l.watched.Load() || l.users > 0 || p.links[l.name] != l {
+		return false
+	}
+	delete(p.links, l.name)
+	return true
+}
+
+// wanted says whether l needs a tap.
+func (p *Prober) wanted(l *link) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.closed && (l.watched.Load() || l.users > 0)
+}
+
+// use is a tap for a question or an announcement; release gives it back.
+func (p *Prober) use(name string) (*link, *tap, error) {
+	p.mu.Lock()
+	l := p.get(name)
+	l.users++
+	p.mu.Unlock()
+	t, err := p.current(l)
+	if err != nil {
+		p.release(l)
+		return nil, nil, fmt.Errorf("%w: %w", err, ErrBlind)
+	}
+	return l, t, nil
+}
+
+func (p *Prober) release(l *link) {
+	p.mu.Lock()
+	l.users--
+	dropped := p.drop(l)
+	p.mu.Unlock()
+	if dropped {
+		p.settle(l, false)
+	}
+}
+
+// current is settle, unless that was just done and went well.
+func (p *Prober) current(l *link) (*tap, error) {
+	l.turn.Lock()
+	defer l.turn.Unlock()
+	if l.tap != nil && !l.tap.isOver() && time.Since(l.looked) < recent {
+		return l.tap, nil
+	}
+	return p.settleLocked(l, true)
+}
+
+// settle gives l the tap that its state allows, and notes if there is none.
+// Without reopen, a tap that failed while the link stayed as it is is not
+// replaced.
+func (p *Prober) settle(l *link, reopen bool) (*tap, error) {
+	l.turn.Lock()
+	defer l.turn.Unlock()
+	return p.settleLocked(l, reopen)
+}
+
+func (p *Prober) settleLocked(l *link, reopen bool) (*tap, error) {
+	if !p.wanted(l) {
+		p.shut(l, errClosed)
+		return nil, errClosed
+	}
+	ifi, err := p.look(l.name)
+	t := l.tap
+	same := t != nil && err == nil && t.index == ifi.Index && t.mac == mac(ifi.HardwareAddr)
+	switch {
+	case err != nil:
+		p.shut(l, err)
+	case same && !t.isOver():
+	case same && !reopen:
+		err = t.reason()
+		p.shut(l, err)
+	default:
+		p.shut(l, fmt.Errorf("%s has changed", l.name))
+		err = p.open(l, ifi)
+	}
+	l.looked = time.Now()
+	p.note(l, err)
+	if err != nil {
+		return nil, err
+	}
+	return l.tap, nil
+}
+
+// look finds what there is to bind to, or why there is nothing.
+func (p *Prober) look(name string) (*net.Interface, error) {
+	ifi, err := p.kernel.find(name)
+	switch {
+	case err != nil:
+		var op *net.OpError
+		if errors.As(err, &op) {
+			err = op.Err
+		}
+		return nil, fmt.Errorf("%s is not there (%w)", name, err)
+	case ifi.Flags&net.FlagUp == 0:
+		return nil, fmt.Errorf("%s is down", name)
+	case ifi.Flags&net.FlagRunning == 0:
+		return nil, fmt.Errorf("%s has no carrier", name)
+	case len(ifi.HardwareAddr) != len(mac{}) || mac(ifi.HardwareAddr) == mac{}:
+		return nil, fmt.Errorf("%s has no Ethernet address", name)
+	}
+	return ifi, nil
+}
+
+// open, shut are with turn held.
+func (p *Prober) open(l *link, ifi *net.Interface) error {
+	t, err := p.kernel.openTap(ifi, func(s *sight) {
+		if l.watched.Load() {
+			p.heard(Sighting{Link: l.name, Addr: s.addr, MAC: s.mac.addr(), Claim: s.claim})
+		}
+	})
+	if err != nil {
+		if errors.Is(err, unix.EPERM) {
+			err = fmt.Errorf("%w; underlay needs CAP_NET_RAW", err)
+		}
+		return fmt.Errorf("packet socket on %s: %w", l.name, err)
+	}
+	l.tap = t
+	for _, socket := range []line{t.arp, t.ndp} {
+		p.wg.Go(func() {
+			err := t.listen(socket)
+			if t.end(fmt.Errorf("packet socket on %s: %w", l.name, err)) {
+				p.settle(l, time.Since(t.opened) > hasty)
+			}
+		})
+	}
+	return nil
+}
+
+func (p *Prober) shut(l *link, why error) {
+	t := l.tap
+	if t == nil {
+		return
+	}
+	l.tap = nil
+	p.wg.Add(1) // before its listeners can be done
+	t.end(why)
+	go func() { // the kernel may take milliseconds to let go
+		defer p.wg.Done()
+		t.close()
+	}()
+}
+
+// note records whether a watched link is blind, and says so when that changes.
+func (p *Prober) note(l *link, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !l.watched.Load() || p.closed {
+		return
+	}
+	was, since := l.blind, l.since
+	l.blind = err
+	if err != nil {
+		p.arm()
+	}
+	if (was == nil) == (err == nil) {
+		return
+	}
+	l.since = time.Now()
+	log := p.log.WithField("link", l.name)
+	if err != nil {
+		log.Warnf("%v: addresses in use there are not noticed until it is back", err)
+	} else {
+		log.Infof("%s is heard again, after %s", l.name, l.since.Sub(since).Round(time.Millisecond))
+	}
+}
+
+// arm is with mu held.
+func (p *Prober) arm() {
+	if p.timer != nil {
+		return
+	}
+	p.wg.Add(1)
+	p.timer = time.AfterFunc(retry, func() {
+		defer p.wg.Done()
+		p.mu.Lock()
+		p.timer = nil
+		p.mu.Unlock()
+		p.Rouse()
+	})
+}

@@ -1,0 +1,295 @@
+package probe
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/mdlayher/packet"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// kernel is what is asked of the host; a test puts another host behind it.
+type kernel struct {
+	find func(name string) (*net.Interface, error)
+	open func(ifi *net.Interface, protocol int, filter []bpf.RawInstruction) (*packet.Conn, error)
+}
+
+func host() kernel {
+	return kernel{
+		find: net.InterfaceByName,
+		open: func(ifi *net.Interface, protocol int, filter []bpf.RawInstruction) (*packet.Conn, error) {
+			return packet.Listen(ifi, packet.Raw, protocol, &packet.Config{Filter: filter})
+		},
+	}
+}
+
+// tap is the open sockets of a link as it is now: once the link is another, or
+// down, or has another MAC, its tap is over and a new one is opened.
+type tap struct {
+	index  int
+	mac    mac
+	opened time.Time
+	arp    line
+	ndp    line
+	told   func(*sight) // what was heard and is not a repetition
+
+	over chan struct{} // closed at the end
+
+	mu      sync.Mutex
+	err     error // why it is over
+	asked   map[netip.Addr][]*question
+	repeats throttle
+}
+
+// line is one packet socket.
+type line struct {
+	*packet.Conn
+	raw  syscall.RawConn
+	busy *atomic.Bool // false: the listener has found no frame since it dealt with the last
+}
+
+// caughtUp says whether all that has reached the socket has been dealt with.
+func (l line) caughtUp() bool {
+	waiting := 0
+	err := l.raw.Control(func(fd uintptr) {
+		waiting, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ)
+	})
+	return err == nil && waiting == 0 && !l.busy.Load() // in this order
+}
+
+func (k kernel) line(ifi *net.Interface, protocol int, filter []bpf.Instruction) (l line, err error) {
+	l.busy = new(atomic.Bool)
+	program, err := bpf.Assemble(filter)
+	if err != nil {
+		return l, err
+	}
+	if l.Conn, err = k.open(ifi, protocol, program); err != nil {
+		return l, err
+	}
+	if l.raw, err = l.SyscallConn(); err != nil {
+		l.Close()
+	}
+	return l, err
+}
+
+// openTap opens both sockets. They hear into the kernel's buffers until listen.
+func (k kernel) openTap(ifi *net.Interface, told func(*sight)) (*tap, error) {
+	t := &tap{
+		index: ifi.Index, mac: mac(ifi.HardwareAddr), opened: time.Now(), told: told,
+		over: make(chan struct{}), asked: map[netip.Addr][]*question{},
+	}
+	var err error
+	if t.arp, err = k.line(ifi, etherARP, arpFilter()); err != nil {
+		return nil, err
+	}
+	if t.ndp, err = k.line(ifi, etherIPv6, ndpFilter()); err != nil {
+		t.arp.Close()
+		return nil, err
+	}
+	// Those who have a probed address answer to all nodes, which a host with
+	// IPv6 disabled has not told its NIC to let in.
+	if err = t.ndp.JoinGroup(group(allNodes).addr()); err != nil {
+		t.close()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *tap) close() {
+	t.arp.Close()
+	t.ndp.Close()
+}
+
+// end says that the tap is over, and whether it was not yet.
+func (t *tap) end(err error) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.isOver() {
+		return false
+	}
+	t.err = err
+	close(t.over)
+	return true
+}
+
+func (t *tap) caughtUp() bool { return t.arp.caughtUp() && t.ndp.caughtUp() }
+
+func (t *tap) isOver() bool {
+	select {
+	case <-t.over:
+		return true
+	default:
+		return false
+	}
+}
+
+func (t *tap) reason() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.err
+}
+
+// listen reads a socket until that fails.
+func (t *tap) listen(l line) error {
+	var n int
+	var err error
+	b := make([]byte, maxFrame)
+	read := func(fd uintptr) bool {
+		l.busy.Store(true)
+		for n, err = unix.Read(int(fd), b); err == unix.EINTR; {
+			n, err = unix.Read(int(fd), b)
+		}
+		if err == unix.EAGAIN {
+			l.busy.Store(false)
+			return false
+		}
+		return true
+	}
+	for {
+		if e := l.raw.Read(read); e != nil {
+			return e
+		}
+		if err != nil {
+			return err
+		}
+		t.hear(b[:n])
+	}
+}
+
+func (t *tap) hear(frame []byte) {
+	s, ok := parse(frame)
+	if !ok || s.ether == t.mac || s.mac == t.mac { // the host's own, come back
+		return
+	}
+	t.mu.Lock()
+	for _, q := range t.asked[s.addr] {
+		q.answer(s.addr, s.mac)
+	}
+	fresh := t.repeats.fresh(&s, time.Since(t.opened))
+	t.mu.Unlock()
+	if fresh {
+		t.told(&s)
+	}
+}
+
+// send puts a frame out, or drops it where the kernel's queue is full: it
+// never waits.
+func (t *tap) send(addr netip.Addr, frame []byte) error {
+	l := t.ndp
+	if addr.Is4() {
+		l = t.arp
+	}
+	var err error
+	if e := l.raw.Write(func(fd uintptr) bool {
+		_, err = unix.Write(int(fd), frame)
+		return true
+	}); e != nil {
+		return e
+	}
+	return err
+}
+
+// full says whether a send failed only because the queue was full.
+func full(err error) bool {
+	return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EINTR)
+}
+
+// question is a probe under way. What is found is guarded by the tap's mu.
+type question struct {
+	addrs []*candidate
+	found map[netip.Addr]net.HardwareAddr
+	done  chan struct{} // closed when every one has answered
+}
+
+// candidate is an address that is asked for, and the frame that does.
+type candidate struct {
+	addr  netip.Addr
+	frame []byte
+	group net.HardwareAddr // of those who ask for it too, v6
+	sent  int
+}
+
+func (q *question) answer(addr netip.Addr, m mac) {
+	if q.found[addr] != nil {
+		return // the first one is as good as any
+	}
+	q.found[addr] = m.addr()
+	if len(q.found) == len(q.addrs) {
+		close(q.done)
+	}
+}
+
+// ask begins a question: answers are taken from now on.
+func (t *tap) ask(addrs []netip.Addr) (*question, error) {
+	q := &question{found: map[netip.Addr]net.HardwareAddr{}, done: make(chan struct{})}
+	seen := make(map[netip.Addr]bool, len(addrs))
+	for _, a := range addrs {
+		a = a.Unmap().WithZone("")
+		if seen[a] {
+			continue
+		}
+		seen[a] = true
+		if !unicast(a) {
+			return nil, fmt.Errorf("%s is no address that a machine may have", a)
+		}
+		c := &candidate{addr: a}
+		if a.Is4() {
+			c.frame = arpRequest(t.mac, netip.IPv4Unspecified(), a)
+		} else {
+			frame, err := solicitation(t.mac, a)
+			if err != nil {
+				return nil, fmt.Errorf("asking for %s: %w", a, err)
+			}
+			c.frame, c.group = frame, net.HardwareAddr(frame[:6])
+		}
+		q.addrs = append(q.addrs, c)
+	}
+	t.mu.Lock()
+	for _, c := range q.addrs {
+		t.asked[c.addr] = append(t.asked[c.addr], q)
+	}
+	t.mu.Unlock()
+	return q, nil
+}
+
+// forget ends a question; its findings are the caller's then.
+func (t *tap) forget(q *question) {
+	t.mu.Lock()
+	for _, c := range q.addrs {
+		all := t.asked[c.addr]
+		for i, other := range all {
+			if other == q {
+				all[i] = all[len(all)-1]
+				all[len(all)-1] = nil
+				all = all[:len(all)-1]
+				break
+			}
+		}
+		if len(all) == 0 {
+			delete(t.asked, c.addr)
+		} else {
+			t.asked[c.addr] = all
+		}
+	}
+	t.mu.Unlock()
+}
+
+// unanswered are those to ask again.
+func (t *tap) unanswered(q *question) []*candidate {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var left []*candidate
+	for _, c := range q.addrs {
+		if q.found[c.addr] == nil {
+			left = append(left, c)
+		}
+	}
+	return left
+}
