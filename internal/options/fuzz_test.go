@@ -28,8 +28,8 @@ func fuzzed(text string) opts {
 // checkRefusal holds a refusal against what a terminal and a log can take.
 func checkRefusal(t *testing.T, err error) {
 	t.Helper()
-	if s := err.Error(); len(s) > 600 || strings.ContainsAny(s, "\n\r\x00\x1b") || !utf8.ValidString(s) {
-		t.Errorf("refused with %d bytes: %.700q", len(s), s)
+	if s := err.Error(); len(s) > 1000 || strings.ContainsAny(s, "\n\r\x00\x1b") || !utf8.ValidString(s) {
+		t.Errorf("refused with %d bytes: %.1100q", len(s), s)
 	}
 }
 
