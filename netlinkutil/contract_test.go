@@ -59,6 +59,8 @@ func contract() []clause {
 		{"dummy", []string{"dummy"}, testDummy},
 		{"dummy as parent", []string{"dummy"}, testDummyParent},
 	}
+	cs = append(cs, addressClauses()...)
+	cs = append(cs, changeClauses()...)
 	for _, m := range mode.All() {
 		var needs []string
 		if m.Kind == mode.IPvlan {

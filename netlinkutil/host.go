@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"underlay/internal/mode"
@@ -27,15 +28,23 @@ type Host struct {
 	// A deletion keeps its socket for about 20 ms, so each has one of its own:
 	// on one socket, 16 took 300 ms, on 16 sockets 20 to 30.
 	del chan *netlink.Handle
+	// away is for looks into other netns, so that these do not wait for a slow
+	// answer from this one.
+	away  map[int]*nl.SocketHandle
+	watch *watch
 }
 
 // Open opens the netns of the calling thread.
 func Open() (*Host, error) {
-	nl, err := handle()
+	main, err := handle()
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{nl: nl, del: make(chan *netlink.Handle, deleters)}
+	h := &Host{nl: main, del: make(chan *netlink.Handle, deleters)}
+	if err := h.listen(); err != nil {
+		h.Close()
+		return nil, err
+	}
 	for range deleters {
 		d, err := handle()
 		if err != nil {
@@ -47,21 +56,41 @@ func Open() (*Host, error) {
 	return h, nil
 }
 
+// listen opens the sockets of Changes and Follow: here, as they must be of this
+// netns.
+func (h *Host) listen() error {
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("opening a netlink socket: %w", err)
+	}
+	late := unix.NsecToTimeval(Timeout.Nanoseconds())
+	h.away = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}
+	_, _ = s.SetSendTimeout(&late), s.SetReceiveTimeout(&late) // these only note it
+	h.watch, err = newWatch()
+	return err
+}
+
 func handle() (*netlink.Handle, error) {
-	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err == nil {
-		err = nl.SetSocketTimeout(Timeout)
+		err = h.SetSocketTimeout(Timeout)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening a netlink socket: %w", err)
 	}
-	return nl, nil
+	return h, nil
 }
 
 // Close frees the sockets; those of deletions under way, with the process. No
 // other method may be called after it.
 func (h *Host) Close() {
 	h.nl.Close()
+	if h.watch != nil {
+		h.watch.file.Close()
+	}
+	for _, s := range h.away {
+		s.Close()
+	}
 	for {
 		select {
 		case d := <-h.del:
@@ -193,6 +222,7 @@ func link(k netlink.Link) Link {
 		Kind:     k.Type(),
 		MTU:      a.MTU,
 		Up:       a.Flags&net.FlagUp != 0,
+		Carrier:  a.RawFlags&unix.IFF_LOWER_UP != 0,
 		Loopback: a.Flags&net.FlagLoopback != 0,
 		Alias:    a.Alias,
 		PermMAC:  bytes.Clone(a.PermHWAddr),

@@ -15,6 +15,7 @@ type Link struct {
 	PermMAC    net.HardwareAddr // burnt-in, nil where the kernel knows none
 	MTU        int
 	Up         bool
+	Carrier    bool // and its wire, or the link below it, is too (IFF_LOWER_UP); false while down
 	Loopback   bool
 	Alias      string // ifalias
 	Master     string // name of the bridge, bond, team, ovs… it is a port of, "" if none

@@ -1,14 +1,18 @@
 package netlinkutil_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -59,6 +63,11 @@ type verbs interface {
 	SetUp(name string) error
 	AddSubInterface(netlinkutil.SubInterface) (netlinkutil.Link, error)
 	DeleteLink(name string) error
+	Subnets(link string) ([]netlinkutil.Subnet, error)
+	DefaultLink(v6 bool) (string, error)
+	Own() (map[netip.Addr]string, error)
+	Changes(ctx context.Context, each func(netlinkutil.Change)) error
+	Follow(name string) (arrived func(context.Context) error, err error)
 }
 
 // world is a host under test and what others than underlay do to it.
@@ -67,11 +76,24 @@ type world interface {
 	AddNIC(name string)                    // up, MTU 1500
 	AddBridge(name string)                 // a link of somebody else's
 	SetDown(name string)                   //
-	Enslave(port, br string)               //
+	Enslave(port, br string)               // br "": set it free
+	Rename(name, to string)                //
+	Unplug(name string)                    // a NIC's wire
+	Plug(name string)                      //
 	Move(name string) error                // into a container, and up
+	Take(name string)                      // into a container, down
+	Arrive(name string)                    // up there
 	Return(name string) error              // out of it, down
 	Vanish(name string)                    // with the container
 	Mode(t *testing.T, name string) string // what the kernel has, "ipvlan l3 vepa"
+
+	// AddAddress takes IFA_F_DEPRECATED and IFA_F_DADFAILED, one at a time.
+	AddAddress(link string, p netip.Prefix, flags ...uint32)
+	// AddTemporary makes an address as router advertisements do, and a temporary
+	// one beside it.
+	AddTemporary(t *testing.T, link string, p netip.Prefix)
+	DropAddress(link string, a netip.Addr)
+	AddRoute(to netip.Prefix, metric int, hops ...fake.Hop)
 }
 
 // needs skips a test where the kernel lacks a link type. UNDERLAY_NO_SKIP
@@ -129,7 +151,15 @@ func (w *fakeWorld) SetDown(name string) {
 }
 
 func (w *fakeWorld) Enslave(port, br string) { must(w.Kernel.Enslave(port, br)) }
+func (w *fakeWorld) Rename(name, to string)  { must(w.Kernel.Rename(name, to)) }
+func (w *fakeWorld) Take(name string)        { must(w.Kernel.Take(name)) }
+func (w *fakeWorld) Arrive(name string)      { must(w.Kernel.Arrive(name)) }
 func (w *fakeWorld) Vanish(name string)      { must(w.Kernel.Vanish(name)) }
+
+func (w *fakeWorld) AddTemporary(t *testing.T, link string, p netip.Prefix) {
+	w.AddAddress(link, p, 0)
+	w.AddAddress(link, netip.PrefixFrom(p.Masked().Addr().Next(), p.Bits()), unix.IFA_F_TEMPORARY)
+}
 
 func (w *fakeWorld) Mode(t *testing.T, name string) string {
 	m, ok := w.Kernel.Mode(name)
@@ -217,12 +247,29 @@ func (w *kernelWorld) AddBridge(name string) {
 	must(w.nl.LinkSetUp(w.find(name)))
 }
 
-func (w *kernelWorld) SetDown(name string)     { must(w.nl.LinkSetDown(w.find(name))) }
-func (w *kernelWorld) Enslave(port, br string) { must(w.nl.LinkSetMaster(w.find(port), w.find(br))) }
+func (w *kernelWorld) SetDown(name string)    { must(w.nl.LinkSetDown(w.find(name))) }
+func (w *kernelWorld) Rename(name, to string) { must(w.nl.LinkSetName(w.find(name), to)) }
+func (w *kernelWorld) Unplug(name string)     { must(w.nl.LinkSetDown(w.find(name + "p"))) }
+func (w *kernelWorld) Plug(name string)       { must(w.nl.LinkSetUp(w.find(name + "p"))) }
+
+func (w *kernelWorld) Enslave(port, br string) {
+	if br == "" {
+		must(w.nl.LinkSetNoMaster(w.find(port)))
+		return
+	}
+	must(w.nl.LinkSetMaster(w.find(port), w.find(br)))
+}
+
+func (w *kernelWorld) Take(name string) { must(w.nl.LinkSetNsFd(w.find(name), int(w.other))) }
+
+func (w *kernelWorld) Arrive(name string) {
+	l, err := w.there.LinkByName(name)
+	must(err)
+	must(w.there.LinkSetUp(l))
+}
 
 func (w *kernelWorld) Move(name string) error {
-	l := w.find(name)
-	must(w.nl.LinkSetNsFd(l, int(w.other)))
+	w.Take(name)
 	l, err := w.there.LinkByName(name)
 	must(err)
 	if err := w.there.LinkSetUp(l); err != nil {
@@ -261,4 +308,99 @@ func (w *kernelWorld) Mode(t *testing.T, name string) string {
 	}
 	t.Fatalf("link %s is %s", name, l.Type())
 	return ""
+}
+
+func (w *kernelWorld) AddAddress(link string, p netip.Prefix, flags ...uint32) {
+	flag := append(flags, 0)[0]
+	a := netlink.Addr{IPNet: ipnet(p)}
+	switch flag {
+	case unix.IFA_F_DEPRECATED:
+		a.ValidLft = 3600
+	case unix.IFA_F_DADFAILED: // the far end has it first
+		w.AddAddress(link+"p", p)
+	}
+	if p.Addr().Is6() && flag != unix.IFA_F_DADFAILED {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	must(w.nl.AddrAdd(w.find(link), &a))
+	for flag == unix.IFA_F_DADFAILED && !w.hasAddress(link, p.Addr(), flag) {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func (w *kernelWorld) hasAddress(link string, addr netip.Addr, flag uint32) bool {
+	as, err := w.nl.AddrList(w.find(link), netlink.FAMILY_ALL)
+	must(err)
+	return slices.ContainsFunc(as, func(a netlink.Addr) bool {
+		return uint32(a.Flags)&flag != 0 && (a.IP.Equal(addr.AsSlice()) || !addr.IsValid())
+	})
+}
+
+func (w *kernelWorld) AddTemporary(t *testing.T, link string, p netip.Prefix) {
+	err := w.inside(func() error {
+		return os.WriteFile("/proc/sys/net/ipv6/conf/"+link+"/use_tempaddr", []byte("2"), 0)
+	})
+	if err != nil {
+		lack(t, "leave to turn temporary addresses on")
+	}
+	must(w.nl.AddrAdd(w.find(link), &netlink.Addr{IPNet: ipnet(p), ValidLft: 7200, PreferedLft: 3600, Flags: unix.IFA_F_NODAD | unix.IFA_F_MANAGETEMPADDR}))
+	for !w.hasAddress(link, netip.Addr{}, unix.IFA_F_TEMPORARY) {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// inside runs do in the host's netns, on a thread that ends with it.
+func (w *kernelWorld) inside(do func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := netns.Set(w.here)
+		if err == nil {
+			err = do()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+func (w *kernelWorld) DropAddress(link string, a netip.Addr) {
+	l := w.find(link)
+	as, err := w.nl.AddrList(l, netlink.FAMILY_ALL)
+	must(err)
+	for _, k := range as {
+		if k.IP.Equal(a.AsSlice()) {
+			must(w.nl.AddrDel(l, &k))
+		}
+	}
+}
+
+func (w *kernelWorld) AddRoute(to netip.Prefix, metric int, hops ...fake.Hop) {
+	r := netlink.Route{Dst: ipnet(to), Priority: metric}
+	var ns []*netlink.NexthopInfo
+	for _, h := range hops {
+		n := &netlink.NexthopInfo{LinkIndex: w.find(h.Link).Attrs().Index}
+		if h.OnLink {
+			n.Flags = unix.RTNH_F_ONLINK
+		}
+		switch {
+		case h.Gateway.Is6() && to.Addr().Is4():
+			n.Via = &netlink.Via{AddrFamily: unix.AF_INET6, Addr: h.Gateway.AsSlice()}
+		case h.Gateway.IsValid():
+			n.Gw = h.Gateway.AsSlice()
+		}
+		ns = append(ns, n)
+	}
+	if len(ns) > 1 {
+		r.MultiPath = ns
+	} else {
+		r.LinkIndex, r.Gw, r.Via, r.Flags = ns[0].LinkIndex, ns[0].Gw, ns[0].Via, ns[0].Flags
+	}
+	if !hops[0].Gateway.IsValid() {
+		r.Scope = netlink.SCOPE_LINK
+	}
+	must(w.nl.RouteAdd(&r))
+}
+
+func ipnet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

@@ -25,15 +25,23 @@ type Kernel struct {
 	next  int
 	lacks map[string]bool
 	fails []*failure
+
+	routes  []route
+	feed    netlinkutil.Feed
+	told    map[int]netlinkutil.Link // what the feed was last told, nil until somebody listens
+	changed chan struct{}            // closed at the next change
 }
 
 // link is a link as the kernel knows it.
 type link struct {
-	netlinkutil.Link       // Lower, Master and MasterKind are filled in when read
+	netlinkutil.Link       // Lower, Master, MasterKind and Carrier are filled in when read
 	lower, master    *link // nil where there is none
 	mode             mode.Mode
 	bcQueueLen       uint32
+	addresses        []netlinkutil.Address
+	unplugged        bool
 	moved            bool             // in a container's netns
+	moves            int              // how often it has been moved there
 	takenMAC         net.HardwareAddr // of a passthru's parent: the MAC to give back
 }
 
@@ -45,7 +53,7 @@ type failure struct {
 
 // New is a host with nothing but lo.
 func New() *Kernel {
-	k := &Kernel{next: 1, lacks: map[string]bool{}}
+	k := &Kernel{next: 1, lacks: map[string]bool{}, changed: make(chan struct{})}
 	k.add(&link{Link: netlinkutil.Link{Name: "lo", Kind: "device", MTU: 65536, Up: true, Loopback: true, MAC: make(net.HardwareAddr, 6)}})
 	return k
 }
@@ -54,7 +62,7 @@ func New() *Kernel {
 // 00:16:3e:00:00:INDEX.
 func (k *Kernel) AddNIC(name string) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
+	defer k.unlock()
 	mac := net.HardwareAddr{0x00, 0x16, 0x3e, 0, 0, byte(k.next)}
 	k.place(netlinkutil.Link{Name: name, Kind: "device", MTU: 1500, Up: true, MAC: mac, PermMAC: mac})
 }
@@ -65,7 +73,7 @@ func (k *Kernel) AddNIC(name string) {
 // panics.
 func (k *Kernel) Add(l netlinkutil.Link) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
+	defer k.unlock()
 	k.place(l)
 }
 
@@ -86,7 +94,7 @@ func (k *Kernel) add(l *link) {
 // refuses where the port's rx_handler is taken.
 func (k *Kernel) Enslave(port, master string) error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
+	defer k.unlock()
 	p, m := k.find(port), k.find(master)
 	if p == nil || m == nil && master != "" {
 		return unix.ENODEV
@@ -101,10 +109,40 @@ func (k *Kernel) Enslave(port, master string) error {
 // Set changes a link as somebody else would: set its MTU, take it down.
 func (k *Kernel) Set(name string, change func(*netlinkutil.Link)) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
+	defer k.unlock()
 	if l := k.find(name); l != nil {
-		change(&l.Link)
+		up := l.Up
+		if change(&l.Link); up && !l.Up {
+			k.unroute(l)
+		}
 	}
+}
+
+// Unplug pulls a network card's wire, Plug puts it back.
+func (k *Kernel) Unplug(name string) { k.plug(name, false) }
+
+// Plug is the end of Unplug.
+func (k *Kernel) Plug(name string) { k.plug(name, true) }
+
+func (k *Kernel) plug(name string, in bool) {
+	k.mu.Lock()
+	defer k.unlock()
+	k.must(name).unplugged = !in
+}
+
+// Rename gives a link another name, as somebody else would.
+func (k *Kernel) Rename(name, to string) error {
+	k.mu.Lock()
+	defer k.unlock()
+	l := k.find(name)
+	switch {
+	case l == nil:
+		return unix.ENODEV
+	case k.find(to) != nil:
+		return unix.EEXIST
+	}
+	l.Name = to
+	return nil
 }
 
 // Lack takes a link type ("ipvlan", "vlan", "dummy") out of the kernel.
@@ -137,16 +175,51 @@ func (k *Kernel) injected(op string) (err error) {
 }
 
 // Move takes a link into a container's netns and sets it up there, as dockerd
-// does at Join: out of sight, and its name free.
+// does at Join: out of sight, and its name free. Take and Arrive are the same
+// in two steps.
 func (k *Kernel) Move(name string) error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
+	defer k.unlock()
+	l, err := k.take(name)
+	if err != nil {
+		return err
+	}
+	if k.macTaken(l) {
+		l.moved = false
+		return unix.EADDRINUSE
+	}
+	l.Up = true
+	return nil
+}
+
+// Take takes a link into a container's netns, down.
+func (k *Kernel) Take(name string) error {
+	k.mu.Lock()
+	defer k.unlock()
+	_, err := k.take(name)
+	return err
+}
+
+func (k *Kernel) take(name string) (*link, error) {
 	l := k.find(name)
 	if l == nil {
-		return unix.ENODEV
+		return nil, unix.ENODEV
 	}
-	if l.moved = true; k.macTaken(l) {
-		l.moved = false
+	k.unroute(l)
+	l.moved, l.Up, l.addresses = true, false, nil
+	l.moves++
+	return l, nil
+}
+
+// Arrive sets a link up that Take has taken into a container's netns.
+func (k *Kernel) Arrive(name string) error {
+	k.mu.Lock()
+	defer k.unlock()
+	l := k.away(name)
+	switch {
+	case l == nil:
+		return unix.ENODEV
+	case k.macTaken(l):
 		return unix.EADDRINUSE
 	}
 	l.Up = true
@@ -157,7 +230,7 @@ func (k *Kernel) Move(name string) error {
 // Leave.
 func (k *Kernel) Return(name string) error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
+	defer k.unlock()
 	l := k.away(name)
 	if l == nil {
 		return unix.ENODEV
@@ -173,7 +246,7 @@ func (k *Kernel) Return(name string) error {
 // nobody brings it back.
 func (k *Kernel) Vanish(name string) error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
+	defer k.unlock()
 	l := k.away(name)
 	if l == nil {
 		return unix.ENODEV
@@ -231,6 +304,7 @@ func (k *Kernel) macTaken(l *link) bool {
 func (l *link) read() netlinkutil.Link {
 	r := l.Link
 	r.MAC, r.PermMAC = bytes.Clone(l.MAC), bytes.Clone(l.PermMAC)
+	r.Carrier = l.carrier()
 	if l.lower != nil {
 		r.Lower = l.lower.Name
 	}
@@ -238,6 +312,10 @@ func (l *link) read() netlinkutil.Link {
 		r.Master, r.MasterKind = l.master.Name, l.master.Kind
 	}
 	return r
+}
+
+func (l *link) carrier() bool {
+	return l.Up && !l.unplugged && (l.lower == nil || l.lower.carrier())
 }
 
 func (k *Kernel) read() []netlinkutil.Link {
@@ -280,7 +358,7 @@ func (k *Kernel) Links() ([]netlinkutil.Link, error) {
 // EnsureVLAN makes sure that name is an 802.1q link, as Host's does.
 func (k *Kernel) EnsureVLAN(name, lower string, id int, alias string) (made bool, err error) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
+	defer k.unlock()
 	if err := k.injected("EnsureVLAN"); err != nil {
 		return false, err
 	}
@@ -311,7 +389,7 @@ func (k *Kernel) EnsureVLAN(name, lower string, id int, alias string) (made bool
 // EnsureDummy makes sure that name is a dummy link, as Host's does.
 func (k *Kernel) EnsureDummy(name, alias string, mac net.HardwareAddr) (made bool, err error) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
+	defer k.unlock()
 	if err := k.injected("EnsureDummy"); err != nil {
 		return false, err
 	}
@@ -351,7 +429,7 @@ func (k *Kernel) randomMAC() net.HardwareAddr {
 // SetUp sets a link up.
 func (k *Kernel) SetUp(name string) error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
+	defer k.unlock()
 	if err := k.injected("SetUp"); err != nil {
 		return err
 	}
@@ -382,7 +460,7 @@ func (k *Kernel) setUp(name string) error {
 // AddSubInterface makes a macvlan or ipvlan link, as Host's does.
 func (k *Kernel) AddSubInterface(s netlinkutil.SubInterface) (netlinkutil.Link, error) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
+	defer k.unlock()
 	if err := k.injected("AddSubInterface"); err != nil {
 		return netlinkutil.Link{}, err
 	}
@@ -460,7 +538,7 @@ func (k *Kernel) refuses(s netlinkutil.SubInterface, parent *link) unix.Errno {
 // DeleteLink deletes a link and all that stand on it; an absent one is success.
 func (k *Kernel) DeleteLink(name string) error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
+	defer k.unlock()
 	if err := k.injected("DeleteLink"); err != nil {
 		return err
 	}
@@ -491,17 +569,20 @@ func (k *Kernel) remove(l *link) {
 	if l.mode.Alone() {
 		l.lower.MAC, l.lower.takenMAC = l.lower.takenMAC, nil
 	}
+	k.unroute(l)
 	k.links = slices.DeleteFunc(k.links, func(c *link) bool { return c == l })
 }
 
 // String is the whole state, a line a link but for lo, by index: first those
-// in the host's netns, then those moved into containers.
+// in the host's netns, then those moved into containers; then the routes.
 //
-//	2 eth0 device 00:16:3e:00:00:02 mtu 1500 up
+//	2 eth0 device 00:16:3e:00:00:02 mtu 1500 up 192.168.50.2/24
 //	3 eth0.10 vlan 10 on eth0 00:16:3e:00:00:02 mtu 1500 up "underlay lan"
 //	4 ul-1 macvlan bridge on eth0 02:42:0a:00:00:01 mtu 1500 down
 //	moved:
 //	5 ul-2 macvlan bridge on eth0 02:42:0a:00:00:02 mtu 1500 up
+//	routes:
+//	default via 192.168.50.1 on eth0 metric 100
 func (k *Kernel) String() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -516,6 +597,12 @@ func (k *Kernel) String() string {
 	}
 	if moved.Len() > 0 {
 		here.WriteString("moved:\n" + moved.String())
+	}
+	if len(k.routes) > 0 {
+		here.WriteString("routes:\n")
+	}
+	for _, r := range k.routes {
+		r.print(&here)
 	}
 	return here.String()
 }
@@ -542,6 +629,12 @@ func (l *link) print(b *strings.Builder) {
 		b.WriteString(" up")
 	} else {
 		b.WriteString(" down")
+	}
+	if l.unplugged {
+		b.WriteString(" unplugged")
+	}
+	for _, a := range l.addresses {
+		printAddress(b, a)
 	}
 	if l.Alias != "" {
 		fmt.Fprintf(b, " %q", l.Alias)

@@ -1,0 +1,213 @@
+package fake
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"underlay/netlinkutil"
+)
+
+// route is a route as the kernel knows it.
+type route struct {
+	to     netip.Prefix
+	metric int
+	hops   []hop
+}
+
+type hop struct {
+	Hop
+	link *link
+}
+
+// Hop is a next hop: netlinkutil's, by the name of its link.
+type Hop struct {
+	Link    string
+	Gateway netip.Addr // zero: everybody is on the link
+	OnLink  bool       // the gateway is, whatever the subnets say
+}
+
+// AddAddress gives a link an address with the length of its subnet, as
+// somebody else would. The flags are IFA_F_…, linux/if_addr.h; there is
+// IFA_F_PERMANENT if none is given. It panics where there is no such link.
+func (k *Kernel) AddAddress(link string, p netip.Prefix, flags ...uint32) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	l := k.must(link)
+	a := netlinkutil.Address{Link: l.Index, Addr: p.Addr(), Prefix: p.Masked(), Flags: unix.IFA_F_PERMANENT}
+	switch {
+	case p.Addr().IsLoopback():
+		a.Scope = unix.RT_SCOPE_HOST
+	case p.Addr().IsLinkLocalUnicast():
+		a.Scope = unix.RT_SCOPE_LINK
+	}
+	if len(flags) > 0 {
+		a.Flags = 0
+	}
+	for _, f := range flags {
+		a.Flags |= f
+	}
+	same := func(b netlinkutil.Address) bool { return b.Prefix == a.Prefix }
+	if a.Addr.Is4() && slices.ContainsFunc(l.addresses, same) {
+		a.Flags |= unix.IFA_F_SECONDARY
+	}
+	l.addresses = append(l.addresses, a)
+}
+
+// DropAddress takes an address from a link.
+func (k *Kernel) DropAddress(link string, a netip.Addr) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	l := k.must(link)
+	l.addresses = slices.DeleteFunc(l.addresses, func(b netlinkutil.Address) bool { return b.Addr == a })
+}
+
+// AddRoute puts a route into the main table, as somebody else would; more than
+// one hop make it multipath. The metric 0 is the kernel's default, 1024 for
+// IPv6. It panics where a hop's link is missing or down.
+func (k *Kernel) AddRoute(to netip.Prefix, metric int, hops ...Hop) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r := route{to: to.Masked(), metric: metric}
+	if metric == 0 && to.Addr().Is6() {
+		r.metric = 1024
+	}
+	for _, h := range hops {
+		l := k.must(h.Link)
+		if !l.Up {
+			panic("fake: link " + h.Link + " is down")
+		}
+		r.hops = append(r.hops, hop{h, l})
+	}
+	k.routes = append(k.routes, r)
+}
+
+func (k *Kernel) must(name string) *link {
+	l := k.find(name)
+	if l == nil {
+		panic("fake: no link " + name)
+	}
+	return l
+}
+
+// unroute is what becomes of the routes over a link that is going down, and of
+// its IPv6 addresses.
+func (k *Kernel) unroute(l *link) {
+	for i, r := range k.routes {
+		k.routes[i].hops = slices.DeleteFunc(slices.Clone(r.hops), func(h hop) bool { return h.link == l })
+	}
+	k.routes = slices.DeleteFunc(k.routes, func(r route) bool { return len(r.hops) == 0 })
+	l.addresses = slices.DeleteFunc(l.addresses, func(a netlinkutil.Address) bool { return a.Addr.Is6() })
+}
+
+func (k *Kernel) addressing() (a netlinkutil.Addressing) {
+	for _, l := range k.links {
+		if !l.moved {
+			a.Addresses = append(a.Addresses, l.addresses...)
+		}
+	}
+	for _, r := range k.routes {
+		n := netlinkutil.Route{To: r.to, Metric: r.metric}
+		for _, h := range r.hops {
+			n.Hops = append(n.Hops, netlinkutil.Hop{Link: h.link.Index, Gateway: h.Gateway, OnLink: h.OnLink})
+		}
+		a.Routes = append(a.Routes, n)
+	}
+	return a
+}
+
+// Subnets lists the subnets of a link, as Host's does.
+func (k *Kernel) Subnets(link string) ([]netlinkutil.Subnet, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.injected("Subnets"); err != nil {
+		return nil, err
+	}
+	if err := netlinkutil.CheckName(link); err != nil {
+		return nil, err
+	}
+	l := k.find(link)
+	if l == nil {
+		return nil, netlinkutil.NotFound("link", link)
+	}
+	return k.addressing().Subnets(l.Index), nil
+}
+
+// DefaultLink is the link of a family's default route, as Host's is.
+func (k *Kernel) DefaultLink(v6 bool) (string, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.injected("DefaultLink"); err != nil {
+		return "", err
+	}
+	index, err := k.addressing().Default(v6)
+	if err != nil {
+		return "", err
+	}
+	return k.name(index), nil
+}
+
+// Own tells what must not be given to a container, as Host's does.
+func (k *Kernel) Own() (map[netip.Addr]string, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.injected("Own"); err != nil {
+		return nil, err
+	}
+	return k.addressing().Own(k.name), nil
+}
+
+func (k *Kernel) name(index int) string {
+	for _, l := range k.links {
+		if l.Index == index {
+			return l.Name
+		}
+	}
+	return ""
+}
+
+func printAddress(b *strings.Builder, a netlinkutil.Address) {
+	fmt.Fprintf(b, " %s/%d", a.Addr, a.Prefix.Bits())
+	names := []struct {
+		flag uint32
+		name string
+	}{
+		{unix.IFA_F_SECONDARY, "secondary"}, // IFA_F_TEMPORARY for IPv6
+		{unix.IFA_F_DEPRECATED, "deprecated"},
+		{unix.IFA_F_DADFAILED, "dadfailed"},
+		{unix.IFA_F_TENTATIVE, "tentative"},
+	}
+	for _, n := range names {
+		if a.Flags&n.flag == 0 {
+			continue
+		}
+		if n.flag == unix.IFA_F_TEMPORARY && a.Addr.Is6() {
+			n.name = "temporary"
+		}
+		b.WriteString(" " + n.name)
+	}
+}
+
+func (r route) print(b *strings.Builder) {
+	if r.to.Bits() == 0 && r.to.Addr().Is4() {
+		b.WriteString("default")
+	} else {
+		b.WriteString(r.to.String())
+	}
+	for _, h := range r.hops {
+		if h.Gateway.IsValid() {
+			fmt.Fprintf(b, " via %s", h.Gateway)
+		}
+		fmt.Fprintf(b, " on %s", h.link.Name)
+		if h.OnLink {
+			b.WriteString(" onlink")
+		}
+	}
+	if r.metric != 0 {
+		fmt.Fprintf(b, " metric %d", r.metric)
+	}
+	b.WriteByte('\n')
+}
