@@ -27,6 +27,9 @@ type Kernel interface {
 	EnsureDummy(name, alias string, mac net.HardwareAddr) (made bool, err error)
 	AddSubInterface(netlinkutil.SubInterface) (netlinkutil.Link, error)
 	DeleteLink(name string) error
+	// Follow returns a function that waits until a link, which is in the host
+	// now, has been moved to another netns and is up there.
+	Follow(name string) (arrived func(context.Context) error, err error)
 }
 
 // Names tells the container name behind an address, where Docker has told it
@@ -38,10 +41,15 @@ type Names interface {
 // Driver holds every network and endpoint. Its methods may be called in
 // parallel.
 type Driver struct {
-	kernel Kernel
-	store  *store.Store
-	names  Names
-	log    logrus.FieldLogger
+	kernel    Kernel
+	store     *store.Store
+	names     Names
+	announcer Announcer
+	log       logrus.FieldLogger
+
+	ctx        context.Context // ends with Close
+	cancel     context.CancelFunc
+	announcers sync.WaitGroup
 
 	instance string // of this state file; drawn once, 8 hex digits
 
@@ -53,6 +61,8 @@ type Driver struct {
 	networks  map[string]*Network
 	endpoints map[string]*Endpoint
 	addresses map[netip.Addr]*Endpoint // whose they are, of those that underlay's IPAM gave
+	// announcing is what ends an endpoint's announcements.
+	announcing map[string]context.CancelFunc
 }
 
 // The buckets of the store.
@@ -63,12 +73,14 @@ const (
 )
 
 // New loads the networks and endpoints from the store. It does not touch the
-// kernel: Recover does.
-func New(kernel Kernel, st *store.Store, names Names, log logrus.FieldLogger) (*Driver, error) {
+// kernel: Recover does. Without an announcer, the LAN is told nothing.
+func New(kernel Kernel, st *store.Store, names Names, announcer Announcer, log logrus.FieldLogger) (*Driver, error) {
 	d := &Driver{
-		kernel: kernel, store: st, names: names, log: log,
+		kernel: kernel, store: st, names: names, announcer: announcer, log: log,
 		networks: map[string]*Network{}, endpoints: map[string]*Endpoint{}, addresses: map[netip.Addr]*Endpoint{},
+		announcing: map[string]context.CancelFunc{},
 	}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
 	if err := d.loadInstance(); err != nil {
 		return nil, err
 	}
@@ -180,6 +192,18 @@ func (d *Driver) Holder(addr netip.Addr) (string, bool) {
 		return "", false
 	}
 	return fmt.Sprintf("endpoint %s of network %s", Short(e.ID), Short(e.NetworkID)), true
+}
+
+// MAC returns the MAC of the endpoint that holds an address: its own, or where
+// it shares the parent's, none.
+func (d *Driver) MAC(addr netip.Addr) (net.HardwareAddr, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e := d.addresses[addr]
+	if e == nil {
+		return nil, false
+	}
+	return net.HardwareAddr(e.MAC), true
 }
 
 // Short is an ID as Docker's commands print it.

@@ -65,7 +65,7 @@ func (b *bench) restart() {
 	}
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	if b.Driver, err = New(b.kernel, b.store, b.names, log); err != nil {
+	if b.Driver, err = New(b.kernel, b.store, b.names, nil, log); err != nil {
 		b.t.Fatal(err)
 	}
 	b.Recover()

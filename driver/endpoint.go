@@ -251,6 +251,7 @@ func (d *Driver) Join(_ context.Context, networkID, endpointID string) (Plumbing
 	} else if err != nil {
 		return Plumbing{}, err
 	}
+	d.announce(n, e)
 	p := Plumbing{LinkName: name}
 	if n.isolated() {
 		return p, nil
@@ -286,9 +287,12 @@ func (n *Network) gateway(addr netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// Leave needs nothing done: dockerd moves the link back to the host after it,
-// and DeleteEndpoint deletes it there.
-func (d *Driver) Leave(context.Context, string, string) error { return nil }
+// Leave only ends the announcements: dockerd moves the link back to the host
+// after it, and DeleteEndpoint deletes it there.
+func (d *Driver) Leave(_ context.Context, _, endpointID string) error {
+	d.unannounce(endpointID)
+	return nil
+}
 
 // DeleteEndpoint deletes an endpoint's sub-interface and forgets it. An unknown
 // endpoint is success: Docker repeats itself.
@@ -301,6 +305,7 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID strin
 	}
 	submitted := d.store.Submit(remove(endpointBucket, e.ID))
 	d.mu.Unlock()
+	d.unannounce(endpointID)
 	d.deleteLink(e)
 	err := d.settle(ctx, submitted, func(err error) {
 		if err == nil {

@@ -3,8 +3,12 @@ package ipam
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
+
+	"underlay/internal/options"
 )
 
 // Kind says what an address is held for.
@@ -20,7 +24,7 @@ const (
 	// KindEndpoint addresses are those of containers.
 	KindEndpoint Kind = "endpoint"
 
-	resting Kind = "resting" // on disk only: free, but given out last
+	kindResting Kind = "resting" // on disk only: free, but given out last
 )
 
 // AddressRequest asks for one address of a pool.
@@ -33,9 +37,10 @@ type AddressRequest struct {
 
 // holding is one address held.
 type holding struct {
-	kind  Kind
-	name  string
-	since time.Time
+	kind   Kind
+	name   string
+	since  time.Time
+	static bool // asked for by value
 
 	settled  chan struct{} // not nil: on its way to disk, or off it
 	released bool          // by dockerd, but an endpoint had it still
@@ -57,6 +62,11 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (netip.Pref
 	if err := ctx.Err(); err != nil {
 		return netip.Prefix{}, err
 	}
+	if r.Gateway && r.Addr.Is6() && r.Addr.IsLinkLocalUnicast() {
+		return netip.PrefixFrom(r.Addr, subnet.Bits()), nil // a router's; it is in no pool
+	}
+	i.refresh()
+	var proven netip.Addr // the LAN has been asked about it
 	for {
 		p, err := i.lockPool(ctx, subnet)
 		if err != nil {
@@ -66,10 +76,28 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (netip.Pref
 			i.mu.Unlock()
 			return netip.Prefix{}, fmt.Errorf("%w %q; remove the network and create it again", ErrUnknownPool, r.PoolID)
 		}
-		addr, err := p.choose(within, r)
+		t := p.termsOf(r.PoolID, within)
+		addr, do, err := i.choose(p, t, r, proven)
 		if err != nil {
 			i.mu.Unlock()
 			return netip.Prefix{}, err
+		}
+		switch do {
+		case wait:
+			if err := i.awaitStock(ctx, t); err != nil {
+				return netip.Prefix{}, err
+			}
+			continue
+		case probe:
+			if err := i.askFor(ctx, p, t, addr); err != nil {
+				return netip.Prefix{}, err
+			}
+			proven = addr
+			continue
+		}
+		if addr.IsLinkLocalUnicast() && addr.Is6() {
+			i.mu.Unlock()
+			return netip.PrefixFrom(addr, subnet.Bits()), nil
 		}
 		h := p.held[addr]
 		if h != nil && h.settled != nil {
@@ -106,6 +134,7 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (netip.Pref
 		}
 		h = i.newHolding(p, r)
 		i.hold(b, p, addr, h)
+		i.scout(p, t)  // for the next one
 		i.clearLater() // dockerd may forget it before an endpoint has it
 		err = i.commit(ctx, b, func() error { return i.release(context.Background(), subnet, addr, h) })
 		if err != nil {
@@ -115,29 +144,204 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (netip.Pref
 	}
 }
 
+// step is what is to be done about an address chosen.
+type step int
+
+const (
+	take  step = iota // it is held already, or may be
+	probe             // the LAN is to be asked about it first
+	wait              // none can be chosen before the stock has news
+)
+
 // choose finds the address that a request is about, held or not.
-func (p *pool) choose(within netip.Prefix, r AddressRequest) (netip.Addr, error) {
-	if r.Addr.IsValid() {
-		return r.Addr, p.check(r.Addr)
+func (i *IPAM) choose(p *pool, t *terms, r AddressRequest, proven netip.Addr) (netip.Addr, step, error) {
+	if r.Gateway && !r.Addr.IsValid() {
+		addr, err := i.chooseGateway(p, t)
+		return addr, take, err
 	}
-	if r.Gateway {
-		if addr, ok := p.gateway(); ok {
-			return addr, nil
+	if r.Addr.IsValid() {
+		if err := p.check(r.Addr); err != nil {
+			return r.Addr, take, err
 		}
-		if addr, ok := p.alloc.lowest(); ok {
-			return addr, nil
+		if r.Gateway || r.Name == "" && i.pending(p) > 0 || p.held[r.Addr] != nil {
+			return r.Addr, take, nil // not for a container, or the holder decides
 		}
-		within = netip.Prefix{}
-	} else if addr, ok := p.alloc.pick(within); ok {
+		if err := i.permit(p, r.Addr); err != nil {
+			return r.Addr, take, err
+		}
+		do, err := i.mustAsk(p, t, r.Addr, proven)
+		return r.Addr, do, err
+	}
+	if addr, ok := i.own(p, t, r.Name); ok {
+		do, err := i.mustAsk(p, t, addr, proven)
+		if err == nil || p.reserved[addr] != "" {
+			return addr, do, err
+		}
+	}
+	switch {
+	case i.guard(p, t) != options.Probe || t.blind != nil && i.now().Sub(t.blindAt) < blindFor:
+		if addr, ok := i.next(p, t, true); ok {
+			return addr, take, nil
+		}
+	default:
+		if addr, ok := i.fromStock(p, t); ok {
+			return addr, take, nil
+		}
+		t.waiting++
+		if i.scout(p, t) {
+			return netip.Addr{}, wait, nil
+		}
+		t.waiting--
+	}
+	// Those that others have put into stock are as free as any.
+	s := p.alloc.span(t.within)
+	for addr := range p.stocked {
+		if s.contains(addr) && p.stocked[addr] != t && i.isProven(p, addr) {
+			return addr, take, nil
+		}
+	}
+	return netip.Addr{}, take, i.exhausted(p, t)
+}
+
+// own returns the address that a container should have by its name: the one
+// reserved for it, or the one that it had.
+func (i *IPAM) own(p *pool, t *terms, name string) (netip.Addr, bool) {
+	if name == "" {
+		return netip.Addr{}, false
+	}
+	if addr, ok := t.options.Reserved(name, p.subnet.Addr().Is6()); ok && p.check(addr) == nil && p.held[addr] == nil {
+		return addr, true
+	}
+	s := p.alloc.span(t.within)
+	for _, addr := range p.names[name] {
+		if s.contains(addr) && p.held[addr] == nil && p.reserved[addr] == "" && p.taken[addr] == "" && !p.alloc.excluded.has(addr) {
+			return addr, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// permit refuses a container what none may have.
+func (i *IPAM) permit(p *pool, addr netip.Addr) error {
+	if what := p.taken[addr]; what != "" {
+		return fmt.Errorf("%w: %s is %s; choose another one", ErrUnusable, addr, what)
+	}
+	if p.alloc.excluded.has(addr) {
+		return fmt.Errorf("%w: %s is excluded by --ipam-opt exclude; choose another one", ErrUnusable, addr)
+	}
+	return nil
+}
+
+// mustAsk says whether the LAN is to be asked about an address before it is
+// given out, and refuses one that is known to be in use.
+func (i *IPAM) mustAsk(p *pool, t *terms, addr, proven netip.Addr) (step, error) {
+	guard := i.guard(p, t)
+	if guard == options.Off {
+		return take, nil
+	}
+	s := p.seen[addr]
+	if guard == options.Probe && addr != proven {
+		r := p.alloc.resting[addr]
+		fresh := i.isProven(p, addr) || r != nil && i.now().Sub(r.since) < freshFor // it was ours until then
+		if fresh && s == nil {
+			return take, nil
+		}
+		return probe, nil
+	}
+	if s == nil || s.until.Before(i.now()) {
+		return take, nil
+	}
+	if s.last.IsZero() {
+		return take, fmt.Errorf("%w: %v is just asking the LAN for %s, too; choose another one", ErrTaken, s.mac, addr)
+	}
+	return take, fmt.Errorf("%w: %s is in use on the LAN by %v; choose another one, or take that machine off it", ErrTaken, addr, s.mac)
+}
+
+// askFor asks the LAN about one address. It is called with the lock and
+// returns without. Where nothing can be asked, nothing is known, and it is no
+// error: a container starts although its parent is down.
+func (i *IPAM) askFor(ctx context.Context, p *pool, t *terms, addr netip.Addr) error {
+	links, wait := i.parents(p), t.options.ProbeWait
+	i.mu.Unlock()
+	used, err := i.ask(ctx, links, []netip.Addr{addr}, wait)
+	if ctx.Err() != nil {
+		return fmt.Errorf("the LAN could not be asked about %s in time; try again: %w", addr, ctx.Err())
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch {
+	case used[addr] != nil:
+		i.see(p, addr, used[addr], false)
+	case err != nil:
+		i.log.WithError(err).WithField("address", addr).Warn("given out without asking the LAN")
+	case p.seen[addr] != nil:
+		p.unsee(addr)
+	}
+	return nil
+}
+
+// awaitStock waits until the stock has news. It is called with the lock and
+// returns without; the request has been counted as waiting.
+func (i *IPAM) awaitStock(ctx context.Context, t *terms) error {
+	news := t.news
+	i.mu.Unlock()
+	var err error
+	select {
+	case <-news:
+	case <-ctx.Done():
+		err = fmt.Errorf("no address was found free on the LAN in time; try again: %w", ctx.Err())
+	}
+	i.mu.Lock()
+	t.waiting--
+	i.mu.Unlock()
+	return err
+}
+
+// chooseGateway finds a gateway for a network that names none: that of a network
+// of the subnet, the LAN's router, or by custom the lowest address.
+func (i *IPAM) chooseGateway(p *pool, t *terms) (netip.Addr, error) {
+	if addr, ok := p.gateway(); ok {
 		return addr, nil
 	}
-	n := p.alloc.span(within).size()
-	if within.IsValid() {
-		return netip.Addr{}, fmt.Errorf("%s range %s is %w: all %d addresses are held; free some, or widen --ip-range",
-			p.subnet, within, ErrExhausted, n)
+	if p.router.IsValid() {
+		return p.router, nil
 	}
-	return netip.Addr{}, fmt.Errorf("%s is %w: all %d addresses are held; free some, or use a larger --subnet",
-		p.subnet, ErrExhausted, n)
+	for addr := p.alloc.first; addr.IsValid() && !p.alloc.last.Less(addr); addr = addr.Next() {
+		if p.held[addr] == nil && p.taken[addr] == "" {
+			return addr, nil
+		}
+	}
+	return netip.Addr{}, i.exhausted(p, t)
+}
+
+// exhausted says what has become of all addresses.
+func (i *IPAM) exhausted(p *pool, t *terms) error {
+	s := p.alloc.span(t.within)
+	var held, inUse, kept int
+	for addr := range p.held {
+		if s.contains(addr) {
+			held++
+		}
+	}
+	for addr := range p.seen {
+		if s.contains(addr) && p.held[addr] == nil {
+			inUse++
+		}
+	}
+	marked := map[netip.Addr]string{}
+	maps.Copy(marked, p.reserved)
+	maps.Copy(marked, p.taken)
+	for addr := range marked {
+		if s.contains(addr) && p.held[addr] == nil && p.seen[addr] == nil && !p.alloc.excluded.has(addr) {
+			kept++
+		}
+	}
+	where, remedy := p.subnet.String(), "use a larger --subnet"
+	if t.within.IsValid() {
+		where, remedy = fmt.Sprintf("%s range %s", p.subnet, t.within), "widen --ip-range"
+	}
+	return fmt.Errorf("%s is %w: of %d addresses, %d are held, %d excluded, %d reserved or the host's own, %d in use by other machines; free some, or %s",
+		where, ErrExhausted, s.size(), held, p.alloc.excluded.count(run{s.first, s.last}), kept, inUse, remedy)
 }
 
 // check refuses an address that may never be given out.
@@ -168,7 +372,7 @@ func (p *pool) gateway() (lowest netip.Addr, ok bool) {
 
 // newHolding is what a request makes of an address.
 func (i *IPAM) newHolding(p *pool, r AddressRequest) *holding {
-	h := &holding{kind: KindEndpoint, name: r.Name, since: i.now(), daemon: i.daemon, claims: 1}
+	h := &holding{kind: KindEndpoint, name: r.Name, since: i.now(), static: r.Addr.IsValid(), daemon: i.daemon, claims: 1}
 	switch {
 	case r.Gateway:
 		h.kind = KindGateway
@@ -182,10 +386,8 @@ func (i *IPAM) newHolding(p *pool, r AddressRequest) *holding {
 func (i *IPAM) hold(b *batch, p *pool, addr netip.Addr, h *holding) {
 	h.settled = make(chan struct{})
 	before := p.held[addr]
-	var turn uint64
-	if before == nil {
-		turn = p.alloc.take(addr)
-	}
+	p.destock(addr)
+	rested := p.unrest(addr)
 	p.keep(addr, h)
 	b.add(p.putHeld(addr, h))
 	b.onSettle(func(err error) {
@@ -196,9 +398,36 @@ func (i *IPAM) hold(b *batch, p *pool, addr netip.Addr, h *holding) {
 			p.keep(addr, before)
 		default:
 			p.unkeep(addr)
-			p.alloc.untake(addr, turn)
+			if rested != nil {
+				p.rest(addr, rested)
+			}
+			p.mark(addr)
 		}
 	})
+}
+
+// rest and unrest maintain what is remembered of free addresses.
+func (p *pool) rest(addr netip.Addr, r *rest) {
+	p.alloc.rest(addr, r)
+	if r.name != "" {
+		p.names[r.name] = append(p.names[r.name], addr)
+	}
+	p.mark(addr)
+}
+
+func (p *pool) unrest(addr netip.Addr) *rest {
+	r := p.alloc.unrest(addr)
+	if r != nil {
+		p.unname(r.name, addr)
+		p.mark(addr)
+	}
+	return r
+}
+
+func (p *pool) unname(name string, addr netip.Addr) {
+	if p.names[name] = slices.DeleteFunc(p.names[name], func(a netip.Addr) bool { return a == addr }); len(p.names[name]) == 0 {
+		delete(p.names, name)
+	}
 }
 
 // claim decides about a request for an address that is held already.
@@ -325,16 +554,18 @@ func (i *IPAM) keepsOn(p *pool, addr netip.Addr, h *holding) bool {
 // costs it no more than its place.
 func (i *IPAM) free(b *batch, p *pool, addr netip.Addr, h *holding) {
 	h.settled = make(chan struct{})
-	turn, dropped := p.alloc.deal()
-	b.add(p.putResting(addr, turn))
-	if dropped.IsValid() {
-		b.add(p.deleteAddress(dropped))
+	if p.alloc.full() {
+		oldest := p.alloc.oldest()
+		p.unrest(oldest)
+		b.add(p.deleteAddress(oldest))
 	}
+	r := &rest{turn: p.alloc.deal(), since: i.now(), name: h.name, static: h.static && h.kind == KindEndpoint}
+	b.add(p.putResting(addr, r))
 	b.onSettle(func(err error) {
 		h.settle()
 		if err == nil {
 			p.unkeep(addr)
-			p.alloc.rest(addr, turn)
+			p.rest(addr, r)
 		}
 	})
 }
@@ -352,9 +583,12 @@ func (p *pool) keep(addr netip.Addr, h *holding) {
 	} else {
 		delete(p.special, addr)
 	}
+	p.mark(addr)
 }
 
 func (p *pool) unkeep(addr netip.Addr) {
 	delete(p.held, addr)
 	delete(p.special, addr)
+	delete(p.conflicts, addr)
+	p.mark(addr)
 }

@@ -3,6 +3,7 @@ package ipam
 import (
 	"math/big"
 	"net/netip"
+	"time"
 
 	"github.com/tidwall/btree"
 )
@@ -12,116 +13,114 @@ import (
 const maxResting = 4096
 
 // allocator picks addresses of one subnet: those never used first, then those
-// that have been free for the longest time. Its size follows the addresses
-// held and resting, not the subnet: used addresses are kept as runs.
+// that have been free for the longest time, and last those that were ever asked
+// for by value. Its size follows the addresses marked, not the subnet: they are
+// kept as runs.
 //
-// An address is fresh (never used), resting (used and free again) or held.
+// An address is fresh, resting (used and free again), or marked for a reason
+// that the pool knows.
 type allocator struct {
 	first, last netip.Addr // the usable ones
-	used        *btree.BTreeG[run]
-	resting     map[netip.Addr]uint64 // to the turn at which it was freed
-	turn        uint64                // the last one dealt
+	used        runs       // the marked and the resting ones
+	excluded    runs
+	resting     map[netip.Addr]*rest
+	turn        uint64 // the last one dealt
 	spans       map[netip.Prefix]*span
 }
 
-// run is an unbroken run of used addresses. Neighbouring runs are merged.
-type run struct{ first, last netip.Addr }
+// rest is what is remembered of an address that is free again.
+type rest struct {
+	turn   uint64    // order of being freed
+	since  time.Time // when it was
+	name   string    // of the container that had it
+	static bool      // it was asked for by value
+}
+
+// lastTurns are those of static addresses: they come after all others.
+const lastTurns = 1 << 63
+
+func (r *rest) order() uint64 {
+	if r.static {
+		return r.turn | lastTurns
+	}
+	return r.turn
+}
 
 // span is a part of the subnet that picks are confined to: an --ip-range, or,
 // under the zero Prefix, the whole.
 type span struct {
 	first, last netip.Addr
 	cursor      netip.Addr                    // where to look for fresh addresses
-	order       btree.Map[uint64, netip.Addr] // the resting ones by turn
+	order       btree.Map[uint64, netip.Addr] // the resting ones
 }
 
 func newAllocator(subnet netip.Prefix) *allocator {
-	a := &allocator{
-		used:    btree.NewBTreeGOptions(func(a, b run) bool { return a.first.Less(b.first) }, btree.Options{NoLocks: true, Degree: 16}),
-		resting: map[netip.Addr]uint64{},
-		spans:   map[netip.Prefix]*span{},
-	}
+	a := &allocator{used: newRuns(), excluded: newRuns(), resting: map[netip.Addr]*rest{}, spans: map[netip.Prefix]*span{}}
 	a.first, a.last = usable(subnet)
 	a.spans[netip.Prefix{}] = &span{first: a.first, last: a.last, cursor: a.first}
 	return a
 }
 
 // pick returns the address of a range that is next to be given out, without
-// taking it. The zero range is the whole subnet.
-func (a *allocator) pick(within netip.Prefix) (netip.Addr, bool) {
+// taking it. The zero range is the whole subnet. Of the resting ones, it is the
+// first that fits.
+func (a *allocator) pick(within netip.Prefix, fits func(netip.Addr, *rest) bool) (found netip.Addr, ok bool) {
 	s := a.span(within)
-	addr, ok := a.fresh(s.cursor, s.last)
+	found, ok = a.fresh(s.cursor, s.last)
 	if !ok {
-		addr, ok = a.fresh(s.first, s.last)
+		found, ok = a.fresh(s.first, s.last)
 	}
-	if !ok {
-		_, addr, ok = s.order.Min()
-		return addr, ok
+	if ok {
+		s.cursor = found
+		return found, true
 	}
-	s.cursor = addr
-	return addr, true
+	s.order.Scan(func(_ uint64, addr netip.Addr) bool {
+		if fits(addr, a.resting[addr]) {
+			found, ok = addr, true
+		}
+		return !ok
+	})
+	return found, ok
 }
 
-// lowest returns the lowest fresh address of the subnet, or the one that has
-// rested longest if there is none.
-func (a *allocator) lowest() (netip.Addr, bool) {
-	if addr, ok := a.fresh(a.first, a.last); ok {
-		return addr, true
-	}
-	_, addr, ok := a.span(netip.Prefix{}).order.Min()
-	return addr, ok
-}
-
-// take makes a free address held, and returns the turn at which it had been
-// freed, or 0 if it was fresh.
-func (a *allocator) take(addr netip.Addr) (turn uint64) {
-	turn, ok := a.resting[addr]
-	if !ok {
-		a.use(addr)
-		return 0
-	}
-	a.unrest(addr, turn)
-	return turn
-}
-
-// untake undoes take.
-func (a *allocator) untake(addr netip.Addr, turn uint64) {
-	if turn == 0 {
-		a.unuse(addr)
-		return
-	}
-	a.rest(addr, turn)
-}
-
-// deal gives the next turn, for an address about to be freed. Where too many
-// rest already, the oldest is made fresh and returned.
-func (a *allocator) deal() (turn uint64, dropped netip.Addr) {
+// deal gives the next turn, for an address about to be freed.
+func (a *allocator) deal() uint64 {
 	a.turn++
-	if len(a.resting) >= maxResting {
-		oldest, addr, _ := a.spans[netip.Prefix{}].order.Min()
-		a.unrest(addr, oldest)
-		a.unuse(addr)
-		dropped = addr
-	}
-	return a.turn, dropped
+	return a.turn
 }
 
-// rest makes a held address free, in the order of the turns dealt.
-func (a *allocator) rest(addr netip.Addr, turn uint64) {
-	a.turn = max(a.turn, turn)
-	a.resting[addr] = turn
+// full says that one more resting address is one too many; oldest is then to be
+// forgotten.
+func (a *allocator) full() bool { return len(a.resting) >= maxResting }
+
+func (a *allocator) oldest() netip.Addr {
+	_, addr, _ := a.spans[netip.Prefix{}].order.Min()
+	return addr
+}
+
+// rest makes an address resting, in the order of the turns dealt.
+func (a *allocator) rest(addr netip.Addr, r *rest) {
+	a.turn = max(a.turn, r.turn)
+	a.resting[addr] = r
 	for _, s := range a.spans {
 		if s.contains(addr) {
-			s.order.Set(turn, addr)
+			s.order.Set(r.order(), addr)
 		}
 	}
 }
 
-func (a *allocator) unrest(addr netip.Addr, turn uint64) {
+// unrest ends an address's rest and returns what was remembered of it, nil for
+// one that did not rest.
+func (a *allocator) unrest(addr netip.Addr) *rest {
+	r := a.resting[addr]
+	if r == nil {
+		return nil
+	}
 	delete(a.resting, addr)
 	for _, s := range a.spans {
-		s.order.Delete(turn)
+		s.order.Delete(r.order())
 	}
+	return r
 }
 
 // span returns the span of a range, making it where it is asked for first.
@@ -138,9 +137,9 @@ func (a *allocator) span(within netip.Prefix) *span {
 		s.last = a.last
 	}
 	s.cursor = s.first
-	for addr, turn := range a.resting {
+	for addr, r := range a.resting {
 		if s.contains(addr) {
-			s.order.Set(turn, addr)
+			s.order.Set(r.order(), addr)
 		}
 	}
 	a.spans[within] = s
@@ -157,52 +156,19 @@ func (a *allocator) forget(within netip.Prefix) {
 func (s *span) contains(addr netip.Addr) bool { return !addr.Less(s.first) && !s.last.Less(addr) }
 
 // size is the number of addresses of the span.
-func (s *span) size() *big.Int {
-	first, last := s.first.As16(), s.last.As16()
-	n := new(big.Int).SetBytes(last[:])
-	n.Sub(n, new(big.Int).SetBytes(first[:]))
-	return n.Add(n, big.NewInt(1))
-}
+func (s *span) size() *big.Int { return run{s.first, s.last}.size() }
 
 // fresh returns the lowest fresh address from one address to another.
 func (a *allocator) fresh(from, to netip.Addr) (netip.Addr, bool) {
-	if r, ok := a.runAt(from); ok {
-		from = r.last.Next()
-	}
-	return from, from.IsValid() && !to.Less(from)
-}
-
-// runAt returns the run that an address is in.
-func (a *allocator) runAt(addr netip.Addr) (run, bool) {
-	var at run
-	a.used.Descend(run{first: addr}, func(r run) bool { at = r; return false })
-	return at, at.first.IsValid() && !at.last.Less(addr)
-}
-
-func (a *allocator) use(addr netip.Addr) {
-	grown := run{addr, addr}
-	if below, ok := a.runAt(addr.Prev()); ok {
-		grown.first = below.first
-	}
-	if above, ok := a.used.Get(run{first: addr.Next()}); ok {
-		grown.last = above.last
-		a.used.Delete(above)
-	}
-	a.used.Set(grown)
-}
-
-func (a *allocator) unuse(addr netip.Addr) {
-	r, ok := a.runAt(addr)
-	if !ok {
-		return
-	}
-	if r.first.Less(addr) {
-		a.used.Set(run{r.first, addr.Prev()})
-	} else {
-		a.used.Delete(r)
-	}
-	if addr.Less(r.last) {
-		a.used.Set(run{addr.Next(), r.last})
+	for {
+		at, ok := a.used.at(from)
+		if !ok {
+			at, ok = a.excluded.at(from)
+		}
+		if !ok {
+			return from, from.IsValid() && !to.Less(from)
+		}
+		from = at.last.Next()
 	}
 }
 

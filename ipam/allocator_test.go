@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -54,14 +55,19 @@ func TestAllocatorGivesAsTheNaiveOneDoes(t *testing.T) {
 		}
 		take := func(addr netip.Addr) {
 			before := slices.Clone(n.resting)
-			turn := a.take(addr)
-			if i := slices.Index(n.resting, addr); (i >= 0) != (turn > 0) {
-				rt.Fatalf("%v had turn %d, resting %v", addr, turn, n.resting)
+			rested := a.unrest(addr)
+			a.used.add(addr)
+			if i := slices.Index(n.resting, addr); (i >= 0) != (rested != nil) {
+				rt.Fatalf("%v had %v, resting %v", addr, rested, n.resting)
 			} else if i >= 0 {
 				n.resting = slices.Delete(n.resting, i, i+1)
 			}
 			if rapid.IntRange(0, 4).Draw(rt, "undo") == 0 {
-				a.untake(addr, turn)
+				if rested != nil {
+					a.rest(addr, rested)
+				} else {
+					a.used.remove(addr)
+				}
 				n.resting = before
 				return
 			}
@@ -70,7 +76,7 @@ func TestAllocatorGivesAsTheNaiveOneDoes(t *testing.T) {
 		rt.Repeat(map[string]func(*rapid.T){
 			"pick": func(rt *rapid.T) {
 				within := rapid.SampledFrom(ranges).Draw(rt, "range")
-				got, ok := a.pick(within)
+				got, ok := a.pick(within, anyRest)
 				want, wantOK := n.pick(within)
 				if ok != wantOK || ok && got != want {
 					rt.Fatalf("%v, %t; want %v, %t", got, ok, want, wantOK)
@@ -89,8 +95,7 @@ func TestAllocatorGivesAsTheNaiveOneDoes(t *testing.T) {
 				if !n.held[addr] {
 					return
 				}
-				turn, _ := a.deal()
-				a.rest(addr, turn)
+				a.rest(addr, &rest{turn: a.deal()})
 				delete(n.held, addr)
 				n.resting = append(n.resting, addr)
 			},
@@ -105,21 +110,27 @@ func TestAllocatorGivesAsTheNaiveOneDoes(t *testing.T) {
 	})
 }
 
+func anyRest(netip.Addr, *rest) bool { return true }
+
 func TestRestingIsBounded(t *testing.T) {
-	a := newAllocator(netip.MustParsePrefix("10.0.0.0/16"))
+	p := newPool(netip.MustParsePrefix("10.0.0.0/16"))
+	i, a := &IPAM{now: time.Now}, p.alloc
 	var freed []netip.Addr
 	for range 3 * maxResting {
-		addr, ok := a.pick(netip.Prefix{})
+		addr, ok := a.pick(netip.Prefix{}, anyRest)
 		if !ok || slices.Contains(freed[max(0, len(freed)-maxResting):], addr) {
 			t.Fatalf("%v, %t after %d", addr, ok, len(freed))
 		}
-		a.take(addr)
-		turn, _ := a.deal()
-		a.rest(addr, turn)
+		h := &holding{kind: KindEndpoint}
+		p.unrest(addr)
+		p.keep(addr, h)
+		b := &batch{}
+		i.free(b, p, addr, h)
+		b.finish(nil)
 		freed = append(freed, addr)
 	}
-	if len(a.resting) != maxResting || a.used.Len() != 1 {
-		t.Errorf("%d rest in %d runs, want %d in 1", len(a.resting), a.used.Len(), maxResting)
+	if len(a.resting) != maxResting || a.used.tree.Len() != 1 {
+		t.Errorf("%d rest in %d runs, want %d in 1", len(a.resting), a.used.tree.Len(), maxResting)
 	}
 }
 
@@ -157,16 +168,17 @@ func BenchmarkAllocate(b *testing.B) {
 			a := newAllocator(netip.MustParsePrefix(bb.subnet))
 			if bb.hole != "" {
 				hole := netip.MustParseAddr(bb.hole)
-				a.used.Set(run{a.first, hole.Prev()})
-				a.used.Set(run{hole.Next(), a.last})
+				a.used.addRun(run{a.first, hole.Prev()})
+				a.used.addRun(run{hole.Next(), a.last})
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				addr, ok := a.pick(netip.Prefix{})
+				addr, ok := a.pick(netip.Prefix{}, anyRest)
 				if !ok {
 					b.Fatal("none left")
 				}
-				a.untake(addr, a.take(addr))
+				a.used.add(addr)
+				a.used.remove(addr)
 			}
 		})
 	}

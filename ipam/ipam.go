@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -40,6 +41,8 @@ type Config struct {
 	// DefaultPools are where a network without --subnet gets one. Nil stands
 	// for 10.210.0.0/16 in /24s and a unique local /48 of this host in /64s.
 	DefaultPools []DefaultPool
+	Host         Host          // nil: no pool can be read from a NIC
+	Detector     Detector      // nil: no LAN is asked about anything
 	Log          *logrus.Entry // nil: no log
 }
 
@@ -49,14 +52,22 @@ type Users interface {
 	// Holder tells who has an address, in words such as
 	// "endpoint 1a2b3c4d5e6f of network 9f8e7d6c5b4a".
 	Holder(addr netip.Addr) (what string, ok bool)
+	// MAC returns the MAC of the endpoint that has an address.
+	MAC(addr netip.Addr) (mac net.HardwareAddr, ok bool)
 }
 
 // IPAM holds all pools. Its methods may be called in parallel.
 type IPAM struct {
 	store    *store.Store
 	users    Users
+	host     Host
+	detector Detector
 	defaults []DefaultPool
 	log      *logrus.Entry
+	ctx      context.Context // ends with Close
+	cancel   context.CancelFunc
+	scouts   sync.WaitGroup
+	watching sync.Mutex // held while the detector is told where to listen
 	now      func() time.Time
 	grace    time.Duration
 
@@ -68,6 +79,11 @@ type IPAM struct {
 	heard    time.Time                            // when it connected, or went on with its replay
 	replayed uint64                               // the latest generation known to have replayed its networks
 	timed    bool                                 // a clearing of leftovers is due
+	taken    map[netip.Addr]string                // by the host itself; see Host
+	takenAt  time.Time
+	lifted   bool // dockerd is 28 or later: it accepts pools that overlap the host's routes
+	looking  bool // lookAround is due
+	looker   *time.Timer
 }
 
 // New loads the pools and addresses on disk. Networks are not stored here:
@@ -76,6 +92,8 @@ func New(st *store.Store, users Users, cfg Config) (*IPAM, error) {
 	i := &IPAM{
 		store:    st,
 		users:    users,
+		host:     cfg.Host,
+		detector: cfg.Detector,
 		defaults: cfg.DefaultPools,
 		log:      cfg.Log,
 		now:      time.Now,
@@ -84,6 +102,7 @@ func New(st *store.Store, users Users, cfg Config) (*IPAM, error) {
 		networks: map[string]NetworkPools{},
 		naming:   map[netip.Prefix]map[string]struct{}{},
 	}
+	i.ctx, i.cancel = context.WithCancel(context.Background())
 	if i.log == nil {
 		quiet := logrus.New()
 		quiet.SetOutput(io.Discard)
@@ -103,13 +122,34 @@ func New(st *store.Store, users Users, cfg Config) (*IPAM, error) {
 	return i, nil
 }
 
+// Close ends what works in the background.
+func (i *IPAM) Close() {
+	i.cancel()
+	i.mu.Lock()
+	if i.looker != nil {
+		i.looker.Stop()
+	}
+	i.mu.Unlock()
+	i.scouts.Wait()
+}
+
 // Daemon says that dockerd has connected. It may have been restarted, and may
 // then ask again for all that it holds.
 func (i *IPAM) Daemon() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.daemon++
+	i.lifted = false
 	i.heard = i.now()
+}
+
+// AcceptsOverlap says that this dockerd does not look whether a pool overlaps
+// the host's routes: Docker 28 and later have an address space without overlap
+// check, and a call that earlier ones lack.
+func (i *IPAM) AcceptsOverlap() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.lifted = true
 }
 
 // Name returns the name of the container that an address was given to, if

@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -18,14 +19,21 @@ import (
 // bench is an IPAM on a state file, with a clock and endpoints to play with.
 type bench struct {
 	*IPAM
-	t     testing.TB
-	path  string
-	store *store.Store
-	clock time.Time
-	ends  map[netip.Addr]string
+	t      testing.TB
+	path   string
+	store  *store.Store
+	clock  time.Time
+	ends   map[netip.Addr]string
+	macs   map[netip.Addr]net.HardwareAddr // of these
+	config Config
 }
 
 func (b *bench) Holder(addr netip.Addr) (string, bool) { what, ok := b.ends[addr]; return what, ok }
+
+func (b *bench) MAC(addr netip.Addr) (net.HardwareAddr, bool) {
+	mac, ok := b.macs[addr]
+	return mac, ok
+}
 
 func newBench(t testing.TB) *bench {
 	b := &bench{t: t, path: filepath.Join(t.TempDir(), "state.db"), clock: time.Now(), ends: map[netip.Addr]string{}}
@@ -41,7 +49,7 @@ func (b *bench) open() {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { st.Close() })
-	i, err := New(st, b, Config{})
+	i, err := New(st, b, b.config)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -220,7 +228,7 @@ func TestRefusals(t *testing.T) {
 	b.NetworkCreated("0123456789abcdef", network("192.168.50.0/24", "192.168.50.1", "192.168.50.2"))
 	b.gets(id, "", "192.168.50.64/24", "192.168.50.65/24", "192.168.50.66/24", "192.168.50.67/24")
 	b.ends[netip.MustParseAddr("192.168.50.64")] = "endpoint e of network n"
-	b.refused(id, "", "192.168.50.64/30 is exhausted", "all 4 ", "widen --ip-range")
+	b.refused(id, "", "192.168.50.64/30 is exhausted", "of 4 addresses, 4 are held", "widen --ip-range")
 	b.refused(id, "192.168.51.1", "192.168.51.1 is outside subnet 192.168.50.0/24")
 	b.refused(id, "fd00::1", "fd00::1 is outside")
 	b.refused(id, "192.168.50.0", "network address")
@@ -339,18 +347,20 @@ func TestSharedSubnet(t *testing.T) {
 	b.held()
 }
 
+var private = map[string]string{"pool": "private"}
+
 func TestDefaultPools(t *testing.T) {
 	b := newBench(t)
-	first, err := b.RequestPool(t.Context(), PoolRequest{})
-	if err != nil || first.ID != "10.210.0.0/24" {
+	first, err := b.RequestPool(t.Context(), PoolRequest{Options: private})
+	if err != nil || first.Subnet.String() != "10.210.0.0/24" {
 		t.Fatal(first, err)
 	}
 	b.pool("10.210.1.0/26", "")
-	second, err := b.RequestPool(t.Context(), PoolRequest{})
-	if err != nil || second.ID != "10.210.2.0/24" {
+	second, err := b.RequestPool(t.Context(), PoolRequest{Options: private})
+	if err != nil || second.Subnet.String() != "10.210.2.0/24" {
 		t.Fatal(second, err)
 	}
-	v6, err := b.RequestPool(t.Context(), PoolRequest{V6: true})
+	v6, err := b.RequestPool(t.Context(), PoolRequest{V6: true, Options: private})
 	if err != nil || v6.Subnet.Bits() != 64 || !netip.MustParsePrefix("fd00::/8").Contains(v6.Subnet.Addr()) {
 		t.Fatal(v6, err)
 	}
@@ -363,13 +373,13 @@ func TestDefaultPools(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if _, err := b.RequestPool(t.Context(), PoolRequest{}); err != nil {
+		if _, err := b.RequestPool(t.Context(), PoolRequest{Options: private}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	_, err = b.RequestPool(t.Context(), PoolRequest{})
+	_, err = b.RequestPool(t.Context(), PoolRequest{Options: private})
 	wantError(t, err, "10.9.0.0/30 in /31s, all 2", "--subnet and --gateway")
-	_, err = b.RequestPool(t.Context(), PoolRequest{V6: true})
+	_, err = b.RequestPool(t.Context(), PoolRequest{V6: true, Options: private})
 	wantError(t, err, "no IPv6 default pool", "--subnet and --gateway")
 }
 
@@ -399,9 +409,10 @@ func TestParseDefaultPools(t *testing.T) {
 }
 
 func TestPoolID(t *testing.T) {
-	for _, id := range []string{"192.168.50.0/24", "192.168.50.0/24,192.168.50.64/26", "fd00::/64,fd00::100/120"} {
+	for _, id := range []string{"192.168.50.0/24", "192.168.50.0/24,192.168.50.64/26", "fd00::/64,fd00::100/120", "fd00::/64#0123abcd"} {
 		subnet, within, err := ParsePoolID(id)
-		if err != nil || poolID(subnet, within) != id {
+		_, key, _ := strings.Cut(id, "#")
+		if err != nil || poolID(subnet, within, key) != id {
 			t.Errorf("%s is read as %v and %v, %v", id, subnet, within, err)
 		}
 	}

@@ -88,6 +88,7 @@ func (i *IPAM) endReplays() {
 			return true
 		}
 		p.window = false
+		p.purge()
 		if i.pending(p) > 0 {
 			return true
 		}

@@ -76,7 +76,7 @@ func TestPoolsAtOnce(t *testing.T) {
 	got := map[netip.Prefix]int{}
 	for range 32 {
 		wg.Go(func() { // any
-			p, err := b.RequestPool(t.Context(), PoolRequest{})
+			p, err := b.RequestPool(t.Context(), PoolRequest{Options: private})
 			if err != nil {
 				t.Error(err)
 				return
@@ -122,7 +122,7 @@ func TestFailingDisk(t *testing.T) {
 	ctx := t.Context()
 	for name, call := range map[string]func() error{
 		"request a pool":      func() error { _, err := b.RequestPool(ctx, poolRequest("10.0.0.0/24", "")); return err },
-		"request any pool":    func() error { _, err := b.RequestPool(ctx, PoolRequest{}); return err },
+		"request any pool":    func() error { _, err := b.RequestPool(ctx, PoolRequest{Options: private}); return err },
 		"request a held pool": func() error { _, err := b.RequestPool(ctx, poolRequest("192.168.50.0/24", "")); return err },
 		"replay a pool":       func() error { b.Daemon(); _, err := b.RequestPool(ctx, poolRequest("192.168.50.0/24", "")); return err },
 		"release a pool":      func() error { return b.ReleasePool(ctx, other) },
@@ -247,8 +247,7 @@ func TestMemory(t *testing.T) {
 			pools := make([]*pool, n)
 			for i := range pools {
 				p := newPool(netip.MustParsePrefix(subnet))
-				addr, _ := p.alloc.pick(netip.Prefix{})
-				p.alloc.take(addr)
+				addr, _ := p.alloc.pick(netip.Prefix{}, anyRest)
 				p.keep(addr, &holding{})
 				pools[i] = p
 			}
@@ -263,8 +262,7 @@ func TestMemory(t *testing.T) {
 	each := used(func() any {
 		p := newPool(netip.MustParsePrefix("10.0.0.0/8"))
 		for range n {
-			addr, _ := p.alloc.pick(netip.Prefix{})
-			p.alloc.take(addr)
+			addr, _ := p.alloc.pick(netip.Prefix{}, anyRest)
 			p.keep(addr, &holding{})
 		}
 		return p
@@ -292,15 +290,13 @@ func BenchmarkAddress(b *testing.B) {
 						p.keep(addr, &holding{kind: KindEndpoint})
 					}
 				}
-				p.alloc.used.Set(run{p.alloc.first, hole.Prev()})
-				p.alloc.used.Set(run{hole.Next(), p.alloc.last})
 			}
 			i := newBench(b).IPAM
 			i.pools.Set(p)
 			b.ReportAllocs()
 			for b.Loop() {
 				r := AddressRequest{PoolID: bb.subnet}
-				addr, err := p.choose(netip.Prefix{}, r)
+				addr, _, err := i.choose(p, p.termsOf(r.PoolID, netip.Prefix{}), r, netip.Addr{})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -12,6 +12,7 @@ import (
 type NetworkPools struct {
 	Subnets  []netip.Prefix
 	Reserved []netip.Addr // its gateways and aux addresses
+	Parent   string       // the link that leads to its LAN; "" if none does
 }
 
 // NetworkCreated says that the driver has a network, newly or, at the start of
@@ -33,8 +34,10 @@ func (i *IPAM) NetworkCreated(id string, n NetworkPools) {
 		// join has taken this very network's request for one.
 		p.window = false
 		p.requested = time.Time{}
+		p.offer = nil
 		p.refs = max(p.refs, len(i.naming[subnet]))
 	}
+	i.guardLAN(n.Subnets)
 	i.clearLater()
 }
 
@@ -58,6 +61,7 @@ func (i *IPAM) NetworkDeleted(ctx context.Context, id string) error {
 		return nil
 	}
 	i.forget(id, n)
+	defer func() { go i.rewatch() }()
 	b := &batch{}
 	b.onSettle(func(err error) {
 		if err != nil {

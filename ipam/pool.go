@@ -3,9 +3,7 @@ package ipam
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
-	"strings"
 	"time"
 
 	"underlay/internal/options"
@@ -36,10 +34,21 @@ type pool struct {
 	// released while an endpoint still has them.
 	special map[netip.Addr]*holding
 
-	refs      int                  // RequestPool less ReleasePool
-	ranges    map[netip.Prefix]int // of these, how many with a range
-	requested time.Time            // the RequestPool of a creation that may go on
+	refs      int               // RequestPool less ReleasePool
+	terms     map[string]*terms // of these networks, by their pool's ID
+	requested time.Time         // the RequestPool of a creation that may go on
+	offer     *offer            // what it was answered, until the network exists
+	router    netip.Addr        // the LAN's, where the host knows it
 	settled   chan struct{}
+
+	// What no dynamic request gets, beside what is held.
+	reserved map[netip.Addr]string // to the container's name
+	taken    map[netip.Addr]string // by the host; see Host
+	seen     map[netip.Addr]*seen  // in use by others on the LAN
+	stocked  map[netip.Addr]*terms // in a stock, or on the way into it
+
+	conflicts map[netip.Addr]*seen    // held, and in use by others, too
+	names     map[string][]netip.Addr // resting addresses of a container, the oldest first
 
 	daemon   uint64    // dockerd's generation at the latest RequestPool
 	window   bool      // this generation of dockerd may be asking again
@@ -48,44 +57,21 @@ type pool struct {
 
 func newPool(subnet netip.Prefix) *pool {
 	return &pool{
-		subnet:  subnet,
-		alloc:   newAllocator(subnet),
-		held:    map[netip.Addr]*holding{},
-		special: map[netip.Addr]*holding{},
-		ranges:  map[netip.Prefix]int{},
+		subnet:    subnet,
+		alloc:     newAllocator(subnet),
+		held:      map[netip.Addr]*holding{},
+		special:   map[netip.Addr]*holding{},
+		terms:     map[string]*terms{},
+		reserved:  map[netip.Addr]string{},
+		seen:      map[netip.Addr]*seen{},
+		stocked:   map[netip.Addr]*terms{},
+		conflicts: map[netip.Addr]*seen{},
+		names:     map[string][]netip.Addr{},
 	}
-}
-
-// ParsePoolID splits a pool's ID into subnet and range: "192.168.50.0/24" or
-// "192.168.50.0/24,192.168.50.64/26". dockerd does not store IDs, so they say
-// no more than its next request will say again.
-func ParsePoolID(id string) (subnet, within netip.Prefix, err error) {
-	first, second, ranged := strings.Cut(id, ",")
-	subnet, err = netip.ParsePrefix(first)
-	if err == nil && ranged {
-		within, err = netip.ParsePrefix(second)
-	}
-	if err == nil {
-		err = checkSubnet(subnet, within)
-	}
-	if err != nil {
-		return netip.Prefix{}, netip.Prefix{}, fmt.Errorf("%w %q; an ID is a subnet, or subnet,range: %w", ErrUnknownPool, id, err)
-	}
-	return subnet, within, nil
-}
-
-func poolID(subnet, within netip.Prefix) string {
-	if !within.IsValid() {
-		return subnet.String()
-	}
-	return subnet.String() + "," + within.String()
 }
 
 // check refuses what no pool can be made from.
 func (r PoolRequest) check() error {
-	if err := options.CheckPool(r.Options); err != nil {
-		return err
-	}
 	if !r.Subnet.IsValid() {
 		if r.Range.IsValid() {
 			return fmt.Errorf("--ip-range %s needs a --subnet that holds it", r.Range)
@@ -127,10 +113,19 @@ func (i *IPAM) RequestPool(ctx context.Context, r PoolRequest) (Pool, error) {
 	if err := r.check(); err != nil {
 		return Pool{}, err
 	}
+	o, err := options.ParsePool(r.Options)
+	if err != nil {
+		return Pool{}, err
+	}
 	if err := ctx.Err(); err != nil {
 		return Pool{}, err
 	}
-	subnet, within := r.Subnet, r.Range
+	found, err := i.locate(r, o)
+	if err != nil {
+		return Pool{}, err
+	}
+	i.refresh()
+	subnet, within := found.subnet, r.Range
 	if within == subnet {
 		within = netip.Prefix{}
 	}
@@ -138,25 +133,31 @@ func (i *IPAM) RequestPool(ctx context.Context, r PoolRequest) (Pool, error) {
 	if err != nil {
 		return Pool{}, err
 	}
+	if !subnet.IsValid() {
+		if subnet, err = i.freeDefault(r.V6); err != nil {
+			i.mu.Unlock()
+			return Pool{}, err
+		}
+	}
+	t, err := newTerms(subnet, within, r.Options)
 	b := &batch{}
 	switch {
-	case !subnet.IsValid():
-		if subnet, err = i.freeDefault(r.V6); err == nil {
-			i.create(b, subnet, within)
-		}
+	case err != nil:
 	case p == nil:
-		i.create(b, subnet, within)
-	case p.subnet == subnet:
-		i.join(b, p, within)
-	default:
+		i.create(b, subnet, t, found)
+	case p.subnet != subnet:
 		err = fmt.Errorf("%w: %s overlaps %s, which is held; use --subnet %s, with --ip-range to narrow it, or another subnet",
 			ErrOverlap, subnet, p.subnet, p.subnet)
+	case i.askedTwice(p, found):
+		err = found.overlap()
+	default:
+		i.join(b, p, t, found)
 	}
 	if err != nil {
 		i.mu.Unlock()
 		return Pool{}, err
 	}
-	pool := Pool{ID: poolID(subnet, within), Subnet: subnet}
+	pool := Pool{ID: t.id, Subnet: subnet}
 	err = i.commit(ctx, b, func() error { return i.ReleasePool(context.Background(), pool.ID) })
 	if err != nil {
 		return Pool{}, err
@@ -165,11 +166,17 @@ func (i *IPAM) RequestPool(ctx context.Context, r PoolRequest) (Pool, error) {
 }
 
 // create adds a pool.
-func (i *IPAM) create(b *batch, subnet, within netip.Prefix) {
+func (i *IPAM) create(b *batch, subnet netip.Prefix, t *terms, o *offer) {
 	p := newPool(subnet)
-	p.count(within)
+	p.taken = i.taken
+	for addr := range p.taken {
+		if subnet.Contains(addr) {
+			p.mark(addr)
+		}
+	}
+	p.agree(t)
 	p.daemon = i.daemon
-	p.requested = i.now()
+	p.request(i, o)
 	p.settled = make(chan struct{})
 	i.clearLater() // dockerd may die before it creates the network
 	i.pools.Set(p)
@@ -185,33 +192,46 @@ func (i *IPAM) create(b *batch, subnet, within netip.Prefix) {
 // join counts one more network on a pool. The first one soon after dockerd has
 // connected is taken for the replay of a network; should it be the creation of
 // another one after all, NetworkCreated will tell.
-func (i *IPAM) join(b *batch, p *pool, within netip.Prefix) {
-	refs, ranges, daemon, window := p.refs, maps.Clone(p.ranges), p.daemon, p.window
+func (i *IPAM) join(b *batch, p *pool, t *terms, o *offer) {
+	restore, daemon, window := p.remember(), p.daemon, p.window
 	if p.daemon < i.daemon {
 		p.daemon = i.daemon
 		if p.window = i.now().Sub(i.heard) < replayWithin; p.window {
 			p.refs = 0
-			clear(p.ranges)
+			for _, t := range p.terms { // those not asked for again go later
+				t.refs = 0
+			}
 			i.hear(p)
 		}
 	}
-	p.count(within)
-	p.requested = i.now()
+	p.agree(t)
+	p.request(i, o)
 	p.settled = make(chan struct{})
 	b.add(p.putSelf())
 	b.onSettle(func(err error) {
 		if err != nil {
-			p.refs, p.ranges, p.daemon, p.window = refs, ranges, daemon, window
+			p.daemon, p.window = daemon, window
+			restore()
 		}
 		p.settle()
 	})
+}
+
+// request notes what a pool is asked for and what is answered.
+func (p *pool) request(i *IPAM, o *offer) {
+	p.requested = i.now()
+	o.at = p.requested
+	p.offer = o
+	if o.router.IsValid() {
+		p.router = o.router
+	}
 }
 
 // ReleasePool takes one network off a pool. The pool goes, and all that is
 // held of it, with the last one that dockerd or the driver knows. An unknown
 // pool is no error: dockerd repeats releases.
 func (i *IPAM) ReleasePool(ctx context.Context, id string) error {
-	subnet, within, err := ParsePoolID(id)
+	subnet, _, err := ParsePoolID(id)
 	if err != nil {
 		return nil
 	}
@@ -232,12 +252,13 @@ func (i *IPAM) ReleasePool(ctx context.Context, id string) error {
 		i.mu.Unlock()
 		return nil
 	}
-	refs, ranges := p.refs, maps.Clone(p.ranges)
-	p.discount(within)
+	p.offer = nil
+	restore := p.remember()
+	p.disagree(id)
 	b := &batch{}
 	b.onSettle(func(err error) {
 		if err != nil {
-			p.refs, p.ranges = refs, ranges
+			restore()
 		}
 	})
 	if i.wanted(p) {
@@ -267,22 +288,6 @@ func (i *IPAM) drop(b *batch, p *pool) {
 		p.settle()
 	})
 	i.log.WithField("pool", p.subnet).Debug("pool is no longer needed")
-}
-
-// count and discount keep the number of networks, and of those with a range.
-func (p *pool) count(within netip.Prefix) {
-	p.refs++
-	if within.IsValid() {
-		p.ranges[within]++
-	}
-}
-
-func (p *pool) discount(within netip.Prefix) {
-	p.refs = max(0, p.refs-1)
-	if p.ranges[within]--; p.ranges[within] <= 0 {
-		delete(p.ranges, within)
-		p.alloc.forget(within)
-	}
 }
 
 // hear notes a request that belongs to a replay.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"underlay/internal/store"
@@ -23,15 +24,24 @@ const (
 )
 
 type poolRecord struct {
-	Refs   int                  `json:"refs"`
-	Ranges map[netip.Prefix]int `json:"ranges,omitempty"`
+	Refs  int           `json:"refs"`
+	Terms []termsRecord `json:"terms,omitempty"`
+
+	Ranges map[netip.Prefix]int `json:"ranges,omitempty"` // of format 1, instead of Terms
+}
+
+type termsRecord struct {
+	Range   netip.Prefix      `json:"range,omitzero"`
+	Options map[string]string `json:"options,omitempty"`
+	Refs    int               `json:"refs"`
 }
 
 type addressRecord struct {
-	Kind  Kind       `json:"kind"`
-	Name  string     `json:"name,omitempty"`
-	Since *time.Time `json:"since,omitempty"` // held since
-	Turn  uint64     `json:"turn,omitempty"`  // resting: order of being freed
+	Kind   Kind       `json:"kind"`
+	Name   string     `json:"name,omitempty"`
+	Since  *time.Time `json:"since,omitempty"`  // held or resting since
+	Static bool       `json:"static,omitempty"` // asked for by value
+	Turn   uint64     `json:"turn,omitempty"`   // resting: order of being freed
 }
 
 func (p *pool) key() []byte { return []byte(p.subnet.String()) }
@@ -44,19 +54,25 @@ func (p *pool) addressKey(addr netip.Addr) []byte {
 }
 
 func (p *pool) putSelf() store.Change {
-	return store.Change{Bucket: poolBucket, Key: p.key(), Value: encode(poolRecord{p.refs, p.ranges})}
+	r := poolRecord{Refs: p.refs}
+	for _, id := range slices.Sorted(maps.Keys(p.terms)) {
+		if t := p.terms[id]; t.refs > 0 {
+			r.Terms = append(r.Terms, termsRecord{t.within, t.given, t.refs})
+		}
+	}
+	return store.Change{Bucket: poolBucket, Key: p.key(), Value: encode(r)}
 }
 
 func (p *pool) deleteSelf() store.Change { return store.Change{Bucket: poolBucket, Key: p.key()} }
 
 func (p *pool) putHeld(addr netip.Addr, h *holding) store.Change {
 	return store.Change{Bucket: addressBucket, Key: p.addressKey(addr),
-		Value: encode(addressRecord{Kind: h.kind, Name: h.name, Since: &h.since})}
+		Value: encode(addressRecord{Kind: h.kind, Name: h.name, Since: &h.since, Static: h.static})}
 }
 
-func (p *pool) putResting(addr netip.Addr, turn uint64) store.Change {
+func (p *pool) putResting(addr netip.Addr, r *rest) store.Change {
 	return store.Change{Bucket: addressBucket, Key: p.addressKey(addr),
-		Value: encode(addressRecord{Kind: resting, Turn: turn})}
+		Value: encode(addressRecord{Kind: kindResting, Name: r.name, Since: &r.since, Static: r.static, Turn: r.turn})}
 }
 
 func (p *pool) deleteAddress(addr netip.Addr) store.Change {
@@ -82,8 +98,19 @@ func (i *IPAM) load() error {
 			return fmt.Errorf("state record %s/%s: %w", poolBucket, key, err)
 		}
 		p := newPool(subnet)
+		for within, refs := range r.Ranges {
+			r.Terms = append(r.Terms, termsRecord{Range: within, Refs: refs})
+		}
+		for _, tr := range r.Terms {
+			t, err := newTerms(subnet, tr.Range, tr.Options)
+			if err != nil {
+				return fmt.Errorf("state record %s/%s: %w", poolBucket, key, err)
+			}
+			t.refs = tr.Refs
+			p.terms[t.id] = t
+		}
 		p.refs = r.Refs
-		maps.Copy(p.ranges, r.Ranges)
+		p.restrict()
 		i.pools.Set(p)
 		return nil
 	})
@@ -120,16 +147,16 @@ func (p *pool) load(key, value []byte) error {
 	if err := json.Unmarshal(value, &r); err != nil {
 		return err
 	}
-	p.alloc.take(addr)
-	if r.Kind == resting {
-		p.alloc.rest(addr, r.Turn)
+	var since time.Time
+	if r.Since != nil {
+		since = *r.Since
+	}
+	if r.Kind == kindResting {
+		p.rest(addr, &rest{turn: r.Turn, since: since, name: r.Name, static: r.Static})
 		return nil
 	}
 	// Claimed: dockerd has not been restarted because the plugin was.
-	h := &holding{kind: r.Kind, name: r.Name, claims: 1}
-	if r.Since != nil {
-		h.since = *r.Since
-	}
+	h := &holding{kind: r.Kind, name: r.Name, since: since, static: r.Static, claims: 1}
 	p.keep(addr, h)
 	return nil
 }

@@ -3,6 +3,7 @@ package ipam
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"os"
@@ -430,7 +431,7 @@ func (p *pool) sound() error {
 	used := 0
 	var before run
 	var err error
-	p.alloc.used.Scan(func(r run) bool {
+	p.alloc.used.tree.Scan(func(r run) bool {
 		if r.last.Less(r.first) || before.last.IsValid() && !before.last.Next().Less(r.first) {
 			err = fmt.Errorf("runs %v and %v", before, r)
 		}
@@ -438,14 +439,37 @@ func (p *pool) sound() error {
 		for a := r.first; a.IsValid() && !r.last.Less(a); a = a.Next() {
 			used++
 			_, rests := p.alloc.resting[a]
-			if _, held := p.held[a]; held == rests {
-				err = fmt.Errorf("%v is held: %t, and resting: %t", a, held, rests)
+			if _, held := p.held[a]; held && rests || !rests && !p.marked(a) {
+				err = fmt.Errorf("%v is held: %t, resting: %t, and marked: %t", a, held, rests, p.marked(a))
 			}
 		}
 		return true
 	})
-	if used != len(p.held)+len(p.alloc.resting) {
-		err = fmt.Errorf("%d used, %d held and %d resting", used, len(p.held), len(p.alloc.resting))
+	all := map[netip.Addr]bool{}
+	for _, addrs := range []iter.Seq[netip.Addr]{
+		maps.Keys(p.held), maps.Keys(p.alloc.resting), maps.Keys(p.seen), maps.Keys(p.reserved), maps.Keys(p.taken), maps.Keys(p.stocked),
+	} {
+		for a := range addrs {
+			if !a.Less(p.alloc.first) && !p.alloc.last.Less(a) {
+				all[a] = true
+			}
+		}
+	}
+	if used != len(all) {
+		err = fmt.Errorf("%d used, but %d marked", used, len(all))
+	}
+	for name, addrs := range p.names {
+		for _, a := range addrs {
+			if r := p.alloc.resting[a]; r == nil || r.name != name {
+				err = fmt.Errorf("%v is not resting from %s", a, name)
+			}
+		}
+	}
+	for a, t := range p.stocked {
+		_, asking := t.asking[a]
+		if stocked := slices.ContainsFunc(t.stock, func(s proven) bool { return s.addr == a }); stocked == asking || p.held[a] != nil || p.seen[a] != nil {
+			err = fmt.Errorf("%v is in stock: %t, asked about: %t, held: %t, in use: %t", a, stocked, asking, p.held[a] != nil, p.seen[a] != nil)
+		}
 	}
 	for a, h := range p.held {
 		if h.kind != KindEndpoint && p.special[a] != h {
@@ -459,10 +483,10 @@ func (p *pool) sound() error {
 	}
 	for within, s := range p.alloc.spans {
 		n := 0
-		for a, turn := range p.alloc.resting {
+		for a, r := range p.alloc.resting {
 			if s.contains(a) {
 				n++
-				if got, ok := s.order.Get(turn); !ok || got != a {
+				if got, ok := s.order.Get(r.order()); !ok || got != a {
 					err = fmt.Errorf("%v rests, but not in range %v", a, within)
 				}
 			}

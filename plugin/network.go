@@ -63,6 +63,7 @@ func (p *Plugin) gwAllocCheck(_ context.Context, req gwAllocCheckRequest) (res g
 	if err != nil {
 		return res, err
 	}
+	p.parts.ipam.AcceptsOverlap()
 	skip := driver.SkipGateway(o, internal)
 	return gwAllocCheckResponse{SkipIPv4: skip, SkipIPv6: skip}, nil
 }
@@ -85,6 +86,12 @@ func (p *Plugin) createNetwork(ctx context.Context, req network.CreateNetworkReq
 			n.Subnets = append(n.Subnets, s)
 			n.ForeignIPAM = n.ForeignIPAM || d.AddressSpace != addressSpace
 		}
+	}
+	if l, err := p.parts.kernel.Link(n.Options.Parent); n.Options.Parent != "" && err == nil {
+		n.Options.Parent = l.Name // it may have been given by an altname
+	}
+	if err := p.parts.ipam.Agree(pools(&n), n.Internal || n.Options.Parent == ""); err != nil {
+		return none{}, err
 	}
 	if err := p.parts.driver.CreateNetwork(ctx, n); err != nil {
 		return none{}, err
@@ -227,10 +234,10 @@ func subnet(d *network.IPAMData) (s driver.Subnet, err error) {
 
 // pools is what the IPAM needs to know of a network.
 func pools(n *driver.Network) ipam.NetworkPools {
-	var np ipam.NetworkPools
 	if n.ForeignIPAM {
-		return np
+		return ipam.NetworkPools{}
 	}
+	np := ipam.NetworkPools{Parent: n.Options.Parent}
 	for _, s := range n.Subnets {
 		np.Subnets = append(np.Subnets, s.Prefix.Masked())
 		if s.Gateway.IsValid() {

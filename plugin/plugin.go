@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -15,6 +16,8 @@ import (
 	"underlay/driver"
 	"underlay/internal/store"
 	"underlay/ipam"
+	"underlay/ipam/lan"
+	"underlay/ipam/probe"
 	"underlay/netlinkutil"
 )
 
@@ -28,7 +31,13 @@ type Config struct {
 	DefaultPools []ipam.DefaultPool
 	Version      string
 	Log          *logrus.Logger
-	Kernel       driver.Kernel // nil: the netns that the plugin runs in
+	Kernel       Kernel // nil: the netns that the plugin runs in, and its LANs
+}
+
+// Kernel is the host's network stack. *netlinkutil.Host is the real one.
+type Kernel interface {
+	driver.Kernel
+	lan.Kernel
 }
 
 // Plugin is the running daemon.
@@ -38,13 +47,19 @@ type Plugin struct {
 	server   *server
 	loaded   chan struct{} // closed once parts or failed is set
 
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	workers sync.WaitGroup
+
 	parts  parts
 	failed error
 }
 
 // parts are what needs the state.
 type parts struct {
-	kernel driver.Kernel
+	kernel Kernel
+	host   *netlinkutil.Host // nil with a kernel that is not the real one
+	prober *probe.Prober     // nil with a kernel that is not the real one
 	store  *store.Store
 	driver *driver.Driver
 	ipam   *ipam.IPAM
@@ -58,6 +73,7 @@ func Listen(config Config) (*Plugin, error) {
 		return nil, err
 	}
 	p := &Plugin{config: config, listener: l, loaded: make(chan struct{})}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.server = newServer(config.Log, p.ready)
 	p.routeNetwork()
 	p.routeIPAM()
@@ -90,9 +106,16 @@ func (p *Plugin) Close() error {
 	if p.failed != nil {
 		return err
 	}
+	p.cancel()
+	p.parts.driver.Close()
+	p.parts.ipam.Close()
+	if p.parts.host != nil {
+		p.parts.prober.Close()
+	}
+	p.workers.Wait()
 	err = errors.Join(err, p.parts.store.Close())
-	if host, ours := p.parts.kernel.(*netlinkutil.Host); ours {
-		host.Close()
+	if p.parts.host != nil {
+		p.parts.host.Close()
 	}
 	return err
 }
@@ -123,6 +146,9 @@ func (p *Plugin) load() {
 		p.parts.ipam.NetworkCreated(s.Networks[i].ID, pools(&s.Networks[i]))
 	}
 	p.parts.driver.Recover()
+	if p.parts.host != nil {
+		p.workers.Go(p.follow)
+	}
 }
 
 func (p *Plugin) open() (_ parts, err error) {
@@ -137,7 +163,7 @@ func (p *Plugin) open() (_ parts, err error) {
 				host.Close()
 			}
 		}()
-		o.kernel = host
+		o.kernel, o.host = host, host
 	}
 	if o.store, err = store.Open(filepath.Join(p.config.State, StateFile)); err != nil {
 		return o, err
@@ -148,14 +174,29 @@ func (p *Plugin) open() (_ parts, err error) {
 		}
 	}()
 	names := &names{}
-	if o.driver, err = driver.New(o.kernel, o.store, names, p.config.Log); err != nil {
+	settings := ipam.Config{
+		DefaultPools: p.config.DefaultPools, Host: lan.New(o.kernel, lan.ResolvConf), Log: p.config.Log.WithField("part", "ipam"),
+	}
+	var announcer driver.Announcer
+	if p.config.Kernel == nil {
+		// The prober hears nothing before the IPAM tells it where to listen.
+		o.prober = probe.New(p.config.Log.WithField("part", "probe"), func(s probe.Sighting) { names.ipam.Heard(ipam.Sighting(s)) })
+		settings.Detector, announcer = o.prober, o.prober
+	}
+	if o.driver, err = driver.New(o.kernel, o.store, names, announcer, p.config.Log); err != nil {
 		return o, err
 	}
-	o.ipam, err = ipam.New(o.store, o.driver, ipam.Config{
-		DefaultPools: p.config.DefaultPools, Log: p.config.Log.WithField("part", "ipam"),
-	})
+	o.ipam, err = ipam.New(o.store, o.driver, settings)
 	names.ipam = o.ipam
 	return o, err
+}
+
+// follow tells the prober of links that change.
+func (p *Plugin) follow() {
+	err := p.parts.host.Changes(p.ctx, func(netlinkutil.Change) { p.parts.prober.Rouse() })
+	if err != nil && p.ctx.Err() == nil {
+		p.config.Log.Errorf("link changes are no longer heard of, and a parent that was down may count as down still: %v", err)
+	}
 }
 
 // names hands the IPAM's word to the driver, which is made before it.

@@ -9,6 +9,7 @@ import (
 
 	"underlay/driver"
 	"underlay/ipam"
+	"underlay/ipam/probe"
 )
 
 // Underlay's own calls.
@@ -22,15 +23,20 @@ type State struct {
 	Version string `json:"version"`
 	driver.State
 	Pools []ipam.PoolState `json:"pools"`
+	LANs  []probe.Health   `json:"lans,omitempty"` // the links that are listened on
 }
 
 func (p *Plugin) routeState() {
 	at(p.server, StatePath, func(context.Context, none) (State, error) {
-		return State{
+		s := State{
 			Version: p.config.Version,
 			State:   p.parts.driver.Snapshot(),
 			Pools:   p.parts.ipam.Snapshot().Pools,
-		}, nil
+		}
+		if p.parts.prober != nil {
+			s.LANs = p.parts.prober.Health()
+		}
+		return s, nil
 	})
 	at(p.server, ForgetPath, p.forget)
 }

@@ -17,8 +17,10 @@ var may = map[string][]string{
 	"underlay/netlinkutil":      {"underlay/internal/mode"},
 	"underlay/netlinkutil/fake": {"underlay/internal/mode", "underlay/netlinkutil"},
 	"underlay/ipam":             {"underlay/internal/options", "underlay/internal/store"},
+	"underlay/ipam/lan":         {"underlay/ipam", "underlay/netlinkutil"},
+	"underlay/ipam/probe":       {},
 	"underlay/driver":           {"underlay/internal/mode", "underlay/internal/options", "underlay/internal/store", "underlay/netlinkutil"},
-	"underlay/plugin":           {"underlay/driver", "underlay/internal/options", "underlay/internal/store", "underlay/ipam", "underlay/netlinkutil"},
+	"underlay/plugin":           {"underlay/driver", "underlay/internal/options", "underlay/internal/store", "underlay/ipam", "underlay/ipam/lan", "underlay/ipam/probe", "underlay/netlinkutil"},
 	"underlay/cmd/underlay":     {"underlay/ipam", "underlay/plugin"},
 	"underlay/internal/vmtest":  {},
 	"underlay/internal/imports": {},
@@ -32,6 +34,8 @@ var only = map[string][]string{
 	"github.com/docker/go-plugins-helpers": {"underlay/plugin"},
 	"go.etcd.io/bbolt":                     {"underlay/internal/store"},
 	"github.com/spf13/cobra":               {"underlay/cmd/underlay"},
+	"github.com/mdlayher/":                 {"underlay/ipam/probe"},
+	"golang.org/x/net/":                    {"underlay/ipam/probe"},
 	"os/exec":                              {"underlay/internal/vmtest", "underlay/internal/imports"},
 }
 

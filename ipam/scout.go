@@ -1,0 +1,294 @@
+package ipam
+
+import (
+	"context"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"underlay/internal/options"
+)
+
+// The stock is what makes a probed allocation fast: a few addresses of each
+// pool's terms that nobody answered for a short while ago. A scout fills it, in
+// the background, and probes it anew every minute; while it is in stock, the
+// detector's ears are open, too. Requests that find it empty wait for the
+// scout, who then asks about as many addresses as there are requests.
+
+const (
+	// scoutEvery is how often the stock is probed anew.
+	scoutEvery = time.Minute
+	// freshFor is how long a probe is believed.
+	freshFor = 90 * time.Second
+	// blindFor is how long a probe that could not be sent stands for the next.
+	blindFor = time.Second
+	// maxAsk is how many addresses are asked about at once: 3 probes each make
+	// fewer frames than a LAN's own broadcasts in a busy second.
+	maxAsk = 128
+)
+
+// proven is an address that nobody answered for.
+type proven struct {
+	addr netip.Addr
+	at   time.Time
+}
+
+func (t *terms) tell() {
+	close(t.news)
+	t.news = make(chan struct{})
+}
+
+// mark makes the allocator know whether an address is fresh.
+func (p *pool) mark(addr netip.Addr) {
+	if addr.Less(p.alloc.first) || p.alloc.last.Less(addr) {
+		return
+	}
+	if p.alloc.resting[addr] != nil || p.marked(addr) {
+		p.alloc.used.add(addr)
+	} else {
+		p.alloc.used.remove(addr)
+	}
+}
+
+// marked says that an address is not free for whoever comes.
+func (p *pool) marked(addr netip.Addr) bool {
+	return p.held[addr] != nil || p.seen[addr] != nil || p.reserved[addr] != "" || p.taken[addr] != "" || p.stocked[addr] != nil
+}
+
+// next returns the address of a pool that is next to be given out. If it is not
+// urgent, those are left alone that should be given out only in need.
+func (i *IPAM) next(p *pool, t *terms, urgent bool) (found netip.Addr, ok bool) {
+	now := i.now()
+	found, ok = p.alloc.pick(t.within, func(addr netip.Addr, r *rest) bool {
+		idle := !r.static && now.Sub(r.since) >= t.options.Rest
+		return (urgent || idle) && !p.marked(addr) && !p.alloc.excluded.has(addr)
+	})
+	if ok || !urgent {
+		return found, ok
+	}
+	// Whoever had one of these may have gone.
+	var oldest time.Time
+	s := p.alloc.span(t.within)
+	for addr, seen := range p.seen {
+		if s.contains(addr) && p.held[addr] == nil && p.reserved[addr] == "" && p.taken[addr] == "" && p.stocked[addr] == nil &&
+			!p.alloc.excluded.has(addr) && seen.retry().Before(now) && (!ok || seen.retry().Before(oldest)) {
+			found, ok, oldest = addr, true, seen.retry()
+		}
+	}
+	return found, ok
+}
+
+// retry is when an address in use may be asked about again.
+func (s *seen) retry() time.Time {
+	if s.last.IsZero() {
+		return s.until
+	}
+	return s.last.Add(retryAfter)
+}
+
+// fromStock returns an address that may be given out unasked. It stays in stock
+// until it is held.
+func (i *IPAM) fromStock(p *pool, t *terms) (netip.Addr, bool) {
+	for _, s := range slices.Clone(t.stock) {
+		if i.now().Sub(s.at) < freshFor {
+			return s.addr, true
+		}
+		p.destock(s.addr)
+	}
+	return netip.Addr{}, false
+}
+
+// isProven says that an address is in stock and fresh.
+func (i *IPAM) isProven(p *pool, addr netip.Addr) bool {
+	t := p.stocked[addr]
+	if t == nil {
+		return false
+	}
+	k := slices.IndexFunc(t.stock, func(s proven) bool { return s.addr == addr })
+	return k >= 0 && i.now().Sub(t.stock[k].at) < freshFor
+}
+
+// destock takes an address out of the stock, if it is in.
+func (p *pool) destock(addr netip.Addr) {
+	t := p.stocked[addr]
+	if t == nil {
+		return
+	}
+	delete(p.stocked, addr)
+	delete(t.asking, addr)
+	t.stock = slices.DeleteFunc(t.stock, func(s proven) bool { return s.addr == addr })
+	p.mark(addr)
+}
+
+// unstock gives up a stock.
+func (p *pool) unstock(t *terms) {
+	for addr, of := range p.stocked {
+		if of == t {
+			p.destock(addr)
+		}
+	}
+}
+
+// scout has the stock of a pool's terms filled, in the background. It returns
+// whether something is on its way. Called with the lock held.
+func (i *IPAM) scout(p *pool, t *terms) bool {
+	if i.guard(p, t) != options.Probe || i.pool(p.subnet) != p || i.ctx.Err() != nil {
+		return len(t.asking) > 0
+	}
+	now := i.now()
+	fresh := 0
+	for _, s := range slices.Clone(t.stock) {
+		if now.Sub(s.at) < freshFor {
+			fresh++
+		} else {
+			p.destock(s.addr)
+		}
+	}
+	// One question at a time, and half a stock is enough: the LAN is not
+	// disturbed for each address.
+	if len(t.asking) > 0 || t.waiting == 0 && fresh > t.options.ProbeAhead/2 {
+		return len(t.asking) > 0
+	}
+	var addrs []netip.Addr
+	for want := min(maxAsk, t.waiting+t.options.ProbeAhead-fresh); want > 0; want-- {
+		addr, ok := i.next(p, t, t.waiting > fresh+len(addrs))
+		if !ok {
+			break
+		}
+		delete(p.seen, addr) // to be asked again
+		p.stocked[addr] = t
+		t.asking[addr] = struct{}{}
+		p.mark(addr)
+		addrs = append(addrs, addr)
+	}
+	if len(addrs) > 0 {
+		i.send(p, t, addrs)
+	}
+	return len(t.asking) > 0
+}
+
+// send has addresses probed that are marked as asked about.
+func (i *IPAM) send(p *pool, t *terms, addrs []netip.Addr) {
+	links, wait := i.parents(p), t.options.ProbeWait
+	i.scouts.Add(1)
+	go func() {
+		defer i.scouts.Done()
+		ctx, cancel := context.WithTimeout(i.ctx, wait+deadline)
+		defer cancel()
+		sent := i.now()
+		used, err := i.ask(ctx, links, addrs, wait)
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		i.learn(p, t, addrs, used, err, sent)
+	}()
+}
+
+// deadline is how much longer than it should a probe may take.
+const deadline = time.Second
+
+// learn puts what a probe has told into the stock.
+func (i *IPAM) learn(p *pool, t *terms, addrs []netip.Addr, used map[netip.Addr]net.HardwareAddr, err error, at time.Time) {
+	if t.blind = err; err != nil {
+		t.blindAt = i.now()
+		for _, addr := range addrs {
+			if used[addr] == nil {
+				p.destock(addr)
+			}
+		}
+	}
+	for _, addr := range addrs {
+		if p.stocked[addr] != t {
+			continue // given out by value meanwhile, or heard to be in use
+		}
+		delete(t.asking, addr)
+		if mac := used[addr]; mac != nil {
+			i.see(p, addr, mac, false)
+			continue
+		}
+		k := slices.IndexFunc(t.stock, func(s proven) bool { return s.addr == addr })
+		if k < 0 {
+			t.stock = append(t.stock, proven{addr, at})
+		} else {
+			t.stock[k].at = at
+		}
+	}
+	for addr, mac := range used {
+		if p.stocked[addr] == nil && p.held[addr] == nil {
+			i.see(p, addr, mac, false)
+		}
+	}
+	t.tell()
+	if err == nil {
+		i.scout(p, t)
+	}
+}
+
+// lookAround keeps the stocks fresh and forgets machines that have gone. Called
+// every minute while the LAN is watched.
+func (i *IPAM) lookAround() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.ctx.Err() != nil {
+		return
+	}
+	busy := false
+	i.pools.Scan(func(p *pool) bool {
+		i.expire(p)
+		if p.guarded() == options.Off || len(i.parents(p)) == 0 {
+			return true
+		}
+		busy = true
+		for _, t := range slices.Collect(maps.Values(p.terms)) {
+			i.rescout(p, t)
+		}
+		return true
+	})
+	if busy {
+		i.lookAroundLater()
+	} else {
+		i.looking = false
+	}
+}
+
+// rescout probes the stock anew. It stays in stock meanwhile.
+func (i *IPAM) rescout(p *pool, t *terms) {
+	i.scout(p, t)
+	if i.guard(p, t) != options.Probe {
+		return
+	}
+	var addrs []netip.Addr
+	for _, s := range t.stock {
+		if i.now().Sub(s.at) >= scoutEvery/2 {
+			addrs = append(addrs, s.addr)
+		}
+	}
+	if len(addrs) > 0 {
+		i.send(p, t, addrs)
+	}
+}
+
+func (i *IPAM) lookAroundLater() {
+	i.looking = true
+	i.looker = time.AfterFunc(scoutEvery, i.lookAround)
+}
+
+// guardLAN begins to guard the pools of a network that has come to be known.
+// Called with the lock held.
+func (i *IPAM) guardLAN(subnets []netip.Prefix) {
+	if i.detector == nil {
+		return
+	}
+	go i.rewatch()
+	if !i.looking {
+		i.lookAroundLater()
+	}
+	for _, subnet := range subnets {
+		if p := i.pool(subnet); p != nil {
+			for _, t := range p.terms {
+				i.scout(p, t)
+			}
+		}
+	}
+}
