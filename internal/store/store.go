@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"time"
 
@@ -23,6 +24,20 @@ type Change struct {
 
 // ErrClosed is what a change submitted after Close gets.
 var ErrClosed = errors.New("the state file is closed")
+
+// Format is the version of the records' form that this program writes. It reads
+// all earlier ones; 1, which has no number in the file, is the first. It is
+// counted up when a record comes to mean what an earlier program would misread.
+const Format = 2
+
+// ErrNewer is what a file gets that a later program has written.
+var ErrNewer = errors.New("a later underlay has written it")
+
+// The bucket and key of the format.
+var (
+	storeBucket = []byte("store")
+	formatKey   = []byte("format")
+)
 
 // lockTimeout is how long Open waits for another process to let go of the
 // file: an upgraded plugin may start while the old one is still leaving.
@@ -59,6 +74,14 @@ func Open(path string) (*Store, error) {
 		})
 		return err
 	})
+	if err == nil {
+		if err = guard(func() error { return sign(db) }); err != nil {
+			db.Close()
+		}
+	}
+	if errors.Is(err, ErrNewer) {
+		return nil, fmt.Errorf("state file %s: %w; install that version again, or move the file away to start with nothing", path, err)
+	}
 	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("state file %s is held by another underlay process; stop that one or give another --state", path)
 	}
@@ -68,6 +91,28 @@ func Open(path string) (*Store, error) {
 	s := &Store{db: db, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	go s.write()
 	return s, nil
+}
+
+// sign checks the format of a file, and writes ours into one of an earlier.
+func sign(db *bbolt.DB) error {
+	format := 0
+	err := db.View(func(tx *bbolt.Tx) (err error) {
+		if b := tx.Bucket(storeBucket); b != nil {
+			format, err = strconv.Atoi(string(b.Get(formatKey)))
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("its format is no number: %w", err)
+	case format > Format:
+		return fmt.Errorf("%w, in format %d, and this one knows those up to %d", ErrNewer, format, Format)
+	case format == Format:
+		return nil
+	}
+	return db.Update(func(tx *bbolt.Tx) error {
+		return apply(tx, Change{string(storeBucket), formatKey, []byte(strconv.Itoa(Format))})
+	})
 }
 
 // Submit queues changes and returns at once. The channel gets exactly one

@@ -151,3 +151,35 @@ func TestDamagedFile(t *testing.T) {
 		t.Errorf("%d of 7 were noticed", bad)
 	}
 }
+
+// A file of an earlier format is taken over, one of a later is left alone.
+func TestFormat(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	s := open(t, path)
+	if got := records(t, s, "store")["format"]; got != fmt.Sprint(Format) {
+		t.Errorf("a new file has format %q", got)
+	}
+	if err := s.Apply(Change{"a", []byte("k"), []byte("v")}, Change{Bucket: "store", Key: []byte("format")}); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s = open(t, path)
+	if got := records(t, s, "store")["format"]; got != fmt.Sprint(Format) || records(t, s, "a")["k"] != "v" {
+		t.Errorf("a file of the first format has %q afterwards", got)
+	}
+	if err := s.Apply(Change{"store", []byte("format"), fmt.Append(nil, Format+1)}); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Open(path)
+	if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "install that version again") {
+		t.Errorf("a later format: %v", err)
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the file has changed, %v", err)
+	}
+}
