@@ -176,7 +176,7 @@ func (a Addressing) Default(v6 bool) (link int, err error) {
 	if v6 {
 		family = "IPv6"
 	}
-	return 0, refuse(ErrNoRoute, "this host has no %s default route that would tell which link is on the LAN; name the link as parent", family)
+	return 0, refuse(ErrNoRoute, "this host has no %s default route", family)
 }
 
 // Own is who on the LAN is this host or a gateway of it, and in which words.

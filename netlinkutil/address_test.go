@@ -227,7 +227,7 @@ func testDefaultLink(t *testing.T, w world) {
 	w.AddNIC("eth0")
 	w.AddNIC("eth1")
 	_, err := w.DefaultLink(false)
-	refused(t, err, netlinkutil.ErrNoRoute, "IPv4 default route", "as parent")
+	refused(t, err, netlinkutil.ErrNoRoute, "this host has no IPv4 default route")
 	_, err = w.DefaultLink(true)
 	refused(t, err, netlinkutil.ErrNoRoute, "IPv6 default route")
 	address(w, "eth0", "192.168.50.2/24")

@@ -2,6 +2,7 @@ package netlinkutil_test
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -44,4 +45,67 @@ func BenchmarkLife(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkAddressing times what an IPAM asks of a host with as many links and
+// routes, each with addresses.
+func BenchmarkAddressing(b *testing.B) {
+	for _, n := range []int{1, 1000} {
+		w := newKernel(b)
+		w.needs(b, "macvlan")
+		w.AddNIC("eth0")
+		address(w, "eth0", "192.168.50.2/24", "2001:db8:50::2/64")
+		w.AddRoute(default4, 0, via("192.168.50.1 eth0"))
+		for i := range n {
+			s := netlinkutil.SubInterface{Name: fmt.Sprintf("held%d", i), Parent: "eth0", Mode: mode.Default}
+			_, err := w.AddSubInterface(s)
+			must(err)
+			must(w.SetUp(s.Name))
+			a := netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1})
+			w.AddAddress(s.Name, netip.PrefixFrom(a, 24))
+			w.AddRoute(netip.PrefixFrom(netip.AddrFrom4([4]byte{172, byte(i >> 8), byte(i), 0}), 24), 0, via(a.Next().String()+" "+s.Name))
+		}
+		for _, ask := range []struct {
+			name string
+			do   func() error
+		}{
+			{"Subnets", func() error { _, err := w.Subnets("eth0"); return err }},
+			{"DefaultLink", func() error { _, err := w.DefaultLink(false); return err }},
+			{"Own", func() error { _, err := w.Own(); return err }},
+		} {
+			b.Run(fmt.Sprintf("%s/links=%d", ask.name, n), func(b *testing.B) {
+				for b.Loop() {
+					must(ask.do())
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkFollow times how long after a link is up in its container that is
+// known. It sleeps as long as dockerd takes to give the link its addresses.
+func BenchmarkFollow(b *testing.B) {
+	w := newKernel(b)
+	w.needs(b, "macvlan")
+	w.AddNIC("eth0")
+	s := sub("ul-1", mode.Default)
+	var late time.Duration
+	for b.Loop() {
+		_, err := w.AddSubInterface(s)
+		must(err)
+		arrived, err := w.Follow(s.Name)
+		must(err)
+		up := make(chan time.Time)
+		go func() {
+			must(arrived(b.Context()))
+			up <- time.Now()
+		}()
+		w.Take(s.Name)
+		time.Sleep(10 * time.Millisecond)
+		w.Arrive(s.Name)
+		start := time.Now()
+		late += (<-up).Sub(start)
+		w.Vanish(s.Name)
+	}
+	b.ReportMetric(float64(late.Microseconds())/float64(b.N), "late-µs")
 }

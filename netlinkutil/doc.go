@@ -1,9 +1,10 @@
 // Package netlinkutil speaks to the kernel about links: parents, VLAN and
-// dummy parents, and the macvlan and ipvlan sub-interfaces on them. It is the
-// only package that imports netlink, so that everyone else asks in the words
-// of the domain and gets errors that a person who typed a docker command can
-// act on, not an errno.
+// dummy parents, and the macvlan and ipvlan sub-interfaces on them; which
+// subnets the host is on by them; and what becomes of them, here and in a
+// container. It is the only package that imports netlink, so that everyone
+// else asks in the words of the domain and gets errors that a person who typed
+// a docker command can act on, not an errno.
 //
 // Every verb is idempotent and none hangs: the kernel's silence for Timeout is
-// an error.
+// an error. Those that wait for news take a context.
 package netlinkutil

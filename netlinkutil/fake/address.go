@@ -192,11 +192,7 @@ func printAddress(b *strings.Builder, a netlinkutil.Address) {
 }
 
 func (r route) print(b *strings.Builder) {
-	if r.to.Bits() == 0 && r.to.Addr().Is4() {
-		b.WriteString("default")
-	} else {
-		b.WriteString(r.to.String())
-	}
+	b.WriteString(r.to.String())
 	for _, h := range r.hops {
 		if h.Gateway.IsValid() {
 			fmt.Fprintf(b, " via %s", h.Gateway)

@@ -582,7 +582,7 @@ func (k *Kernel) remove(l *link) {
 //	moved:
 //	5 ul-2 macvlan bridge on eth0 02:42:0a:00:00:02 mtu 1500 up
 //	routes:
-//	default via 192.168.50.1 on eth0 metric 100
+//	0.0.0.0/0 via 192.168.50.1 on eth0 metric 100
 func (k *Kernel) String() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -3,6 +3,7 @@ package fake_test
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -82,6 +83,52 @@ moved:
 4 eth2 device 00:16:3e:00:00:04 mtu 1500 up
 5 eth3 device 00:16:3e:00:00:05 mtu 1500 up
 9 ul-1 macvlan bridge on eth0 02:42:0a:00:00:01 mtu 1500 down "underlay ul-1"
+`
+	if diff := cmp.Diff(rest, k.String()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// TestStringOfAddresses is the same, of what an IPAM reads.
+func TestStringOfAddresses(t *testing.T) {
+	k := fake.New()
+	k.AddNIC("eth0")
+	k.AddNIC("eth1")
+	add(t, k, "ul-1", "eth0", "macvlan bridge", 1)
+	for _, a := range []string{"192.168.50.2/24", "192.168.50.3/24", "2001:db8:50::2/64"} {
+		k.AddAddress("eth0", netip.MustParsePrefix(a))
+	}
+	k.AddAddress("eth0", netip.MustParsePrefix("2001:db8:50::7/64"), unix.IFA_F_TEMPORARY, unix.IFA_F_DEPRECATED)
+	k.AddAddress("eth1", netip.MustParsePrefix("10.0.0.2/8"))
+	k.AddAddress("ul-1", netip.MustParsePrefix("10.9.0.2/32"))
+	router := fake.Hop{Link: "eth0", Gateway: netip.MustParseAddr("192.168.50.1")}
+	k.AddRoute(netip.MustParsePrefix("0.0.0.0/0"), 100, router, fake.Hop{Link: "eth1", Gateway: netip.MustParseAddr("10.0.0.1"), OnLink: true})
+	k.AddRoute(netip.MustParsePrefix("::/0"), 0, fake.Hop{Link: "eth0", Gateway: netip.MustParseAddr("fe80::1")})
+	k.AddRoute(netip.MustParsePrefix("172.16.0.0/12"), 0, fake.Hop{Link: "eth1"})
+	k.Unplug("eth1")
+	const want = `2 eth0 device 00:16:3e:00:00:02 mtu 1500 up 192.168.50.2/24 192.168.50.3/24 secondary 2001:db8:50::2/64 2001:db8:50::7/64 temporary deprecated
+3 eth1 device 00:16:3e:00:00:03 mtu 1500 up unplugged 10.0.0.2/8
+4 ul-1 macvlan bridge on eth0 02:42:0a:00:00:01 mtu 1500 down 10.9.0.2/32 "underlay ul-1"
+routes:
+0.0.0.0/0 via 192.168.50.1 on eth0 via 10.0.0.1 on eth1 onlink metric 100
+::/0 via fe80::1 on eth0 metric 1024
+172.16.0.0/12 on eth1
+`
+	if diff := cmp.Diff(want, k.String()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	k.Set("eth0", func(l *netlinkutil.Link) { l.Up = false })
+	k.Plug("eth1")
+	k.DropAddress("eth0", netip.MustParseAddr("192.168.50.3"))
+	ok(t, k.Take("ul-1"))
+	ok(t, k.Rename("eth1", "lan"))
+	const rest = `2 eth0 device 00:16:3e:00:00:02 mtu 1500 down 192.168.50.2/24
+3 lan device 00:16:3e:00:00:03 mtu 1500 up 10.0.0.2/8
+moved:
+4 ul-1 macvlan bridge on eth0 02:42:0a:00:00:01 mtu 1500 down "underlay ul-1"
+routes:
+0.0.0.0/0 via 10.0.0.1 on lan onlink metric 100
+172.16.0.0/12 on lan
 `
 	if diff := cmp.Diff(rest, k.String()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
