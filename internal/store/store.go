@@ -97,7 +97,7 @@ func Open(path string) (*Store, error) {
 func sign(db *bbolt.DB) error {
 	format := 0
 	err := db.View(func(tx *bbolt.Tx) (err error) {
-		if b := tx.Bucket(storeBucket); b != nil {
+		if b := tx.Bucket(storeBucket); b != nil && b.Get(formatKey) != nil {
 			format, err = strconv.Atoi(string(b.Get(formatKey)))
 		}
 		return err
