@@ -256,3 +256,10 @@ func addrs(s ...string) (all []netip.Addr) {
 	}
 	return all
 }
+
+// output is what "ip" says.
+func (s *space) output(args ...string) string {
+	var out []byte
+	s.run(func() { out, _ = exec.Command("ip", args...).CombinedOutput() })
+	return string(out)
+}

@@ -26,7 +26,8 @@ const (
 
 // Probe asks on a link who has addrs, IPv4 and IPv6 alike, and returns the MACs
 // of those that are in use after wait, or earlier if every one is. Who only
-// claims an address meanwhile counts as having it (RFC 5227 2.1.1). Each
+// claims an address meanwhile counts as having it, if nobody else has (RFC
+// 5227 2.1.1). Each
 // address is asked for three times, spread over wait, until it is answered for.
 //
 // An error wraps ErrBlind where the link is absent, down, without carrier or
@@ -49,7 +50,7 @@ func (p *Prober) Probe(ctx context.Context, link string, addrs []netip.Addr, wai
 	if err != nil && ctx.Err() == nil {
 		return nil, err
 	}
-	return q.found, err
+	return q.used(), err
 }
 
 // run sends a question's frames and waits.

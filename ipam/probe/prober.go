@@ -295,7 +295,7 @@ func (p *Prober) look(name string) (*net.Interface, error) {
 
 // open, shut are with turn held.
 func (p *Prober) open(l *link, ifi *net.Interface) error {
-	t, err := p.kernel.openTap(ifi, func(s *sight) {
+	t, err := p.kernel.openTap(ifi, func(s sight) {
 		if l.watched.Load() {
 			p.heard(Sighting{Link: l.name, Addr: s.addr, MAC: s.mac.addr(), Claim: s.claim})
 		}

@@ -38,7 +38,7 @@ type tap struct {
 	opened time.Time
 	arp    line
 	ndp    line
-	told   func(*sight) // what was heard and is not a repetition
+	told   func(sight) // what was heard and is not a repetition
 
 	over chan struct{} // closed at the end
 
@@ -80,7 +80,7 @@ func (k kernel) line(ifi *net.Interface, protocol int, filter []bpf.Instruction)
 }
 
 // openTap opens both sockets. They hear into the kernel's buffers until listen.
-func (k kernel) openTap(ifi *net.Interface, told func(*sight)) (*tap, error) {
+func (k kernel) openTap(ifi *net.Interface, told func(sight)) (*tap, error) {
 	t := &tap{
 		index: ifi.Index, mac: mac(ifi.HardwareAddr), opened: time.Now(), told: told,
 		over: make(chan struct{}), asked: map[netip.Addr][]*question{},
@@ -170,12 +170,12 @@ func (t *tap) hear(frame []byte) {
 	}
 	t.mu.Lock()
 	for _, q := range t.asked[s.addr] {
-		q.answer(s.addr, s.mac)
+		q.answer(&s)
 	}
 	fresh := t.repeats.fresh(&s, time.Since(t.opened))
 	t.mu.Unlock()
 	if fresh {
-		t.told(&s)
+		t.told(s)
 	}
 }
 
@@ -203,9 +203,10 @@ func full(err error) bool {
 
 // question is a probe under way. What is found is guarded by the tap's mu.
 type question struct {
-	addrs []*candidate
-	found map[netip.Addr]net.HardwareAddr
-	done  chan struct{} // closed when every one has answered
+	addrs  []*candidate
+	found  map[netip.Addr]net.HardwareAddr // who has the address
+	claims map[netip.Addr]net.HardwareAddr // who asks for it too
+	done   chan struct{}                   // closed when every one is found
 }
 
 // candidate is an address that is asked for, and the frame that does.
@@ -216,19 +217,38 @@ type candidate struct {
 	sent  int
 }
 
-func (q *question) answer(addr netip.Addr, m mac) {
-	if q.found[addr] != nil {
-		return // the first one is as good as any
+// answer takes what was heard. A claim ends nothing: the rival must hear this
+// host's further probes as well, and a third may have the address.
+func (q *question) answer(s *sight) {
+	switch {
+	case s.claim:
+		q.claims[s.addr] = s.mac.addr()
+	case q.found[s.addr] == nil:
+		q.found[s.addr] = s.mac.addr()
+		if len(q.found) == len(q.addrs) {
+			close(q.done)
+		}
 	}
-	q.found[addr] = m.addr()
-	if len(q.found) == len(q.addrs) {
-		close(q.done)
+}
+
+// used is what is found, and what is only claimed; for when nothing more is
+// answered.
+func (q *question) used() map[netip.Addr]net.HardwareAddr {
+	for a, m := range q.claims {
+		if q.found[a] == nil {
+			q.found[a] = m
+		}
 	}
+	return q.found
 }
 
 // ask begins a question: answers are taken from now on.
 func (t *tap) ask(addrs []netip.Addr) (*question, error) {
-	q := &question{found: map[netip.Addr]net.HardwareAddr{}, done: make(chan struct{})}
+	q := &question{
+		found:  map[netip.Addr]net.HardwareAddr{},
+		claims: map[netip.Addr]net.HardwareAddr{},
+		done:   make(chan struct{}),
+	}
 	seen := make(map[netip.Addr]bool, len(addrs))
 	for _, a := range addrs {
 		a = a.Unmap().WithZone("")
