@@ -31,6 +31,8 @@ type bench struct {
 	path   string
 	store  *store.Store
 	names  containerNames
+
+	announcer Announcer
 }
 
 type containerNames map[netip.Addr]string
@@ -65,7 +67,7 @@ func (b *bench) restart() {
 	}
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	if b.Driver, err = New(b.kernel, b.store, b.names, nil, log); err != nil {
+	if b.Driver, err = New(b.kernel, b.store, b.names, b.announcer, log); err != nil {
 		b.t.Fatal(err)
 	}
 	b.Recover()
