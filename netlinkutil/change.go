@@ -49,10 +49,11 @@ func (f *Feed) Tell(c Change) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for l := range f.listeners {
-		if len(l.pending) >= backlog {
-			l.pending, c = nil, Change{Lost: true}
+		if len(l.pending) < backlog {
+			l.pending = append(l.pending, c)
+		} else {
+			l.pending = []Change{{Lost: true}}
 		}
-		l.pending = append(l.pending, c)
 		select {
 		case l.news <- struct{}{}:
 		default:

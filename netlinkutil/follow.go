@@ -105,7 +105,7 @@ func (h *Host) arrived(ctx context.Context, k netlink.Link, f *follow) error {
 // up waits until the moved link is up.
 func (h *Host) up(ctx context.Context, k netlink.Link, n news) error {
 	name := k.Attrs().Name
-	for start, wait := time.Now(), 5*time.Millisecond; ; wait = min(2*wait, time.Second/4) {
+	for start, wait := time.Now(), 5*time.Millisecond; ; wait = min(3*wait/2, time.Second/10) {
 		there, err := h.look(n)
 		switch {
 		case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
