@@ -168,14 +168,6 @@ func ParsePool(given map[string]string) (Pool, error) {
 	return p, nil
 }
 
-// CheckPool refuses every --ipam-opt: for a caller that serves none yet.
-func CheckPool(given map[string]string) error {
-	for _, key := range slices.Sorted(maps.Keys(given)) {
-		return unknown("--ipam-opt", key, Pools())
-	}
-	return nil
-}
-
 // Key tells pools of different options apart: "" where none has a value, else
 // eight hex digits. It is part of pool IDs that later versions must make again
 // from the same options, so it may never change.

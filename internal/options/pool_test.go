@@ -138,9 +138,6 @@ func TestParsePoolRefuses(t *testing.T) {
 			t.Errorf("%.100q:\n%v\nwant\n%s", fmt.Sprint(tt.given), err, tt.want)
 		}
 	}
-	if err := CheckPool(opts{"foo": "bar"}); err == nil || !strings.Contains(err.Error(), "--ipam-opt foo") {
-		t.Errorf("pool option: %v", err)
-	}
 }
 
 // What the refusals end with.
