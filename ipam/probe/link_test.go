@@ -349,7 +349,9 @@ func TestBlindDuring(t *testing.T) {
 	for _, far := range []bool{false, true} {
 		me, other := pair(t)
 		p := me.prober()
+		gone := make(chan struct{})
 		time.AfterFunc(200*time.Millisecond, func() {
+			defer close(gone)
 			if far {
 				other.ip("link set eth0 down")
 			} else {
@@ -359,6 +361,7 @@ func TestBlindDuring(t *testing.T) {
 		if used, err := p.Probe(context.Background(), "eth0", addrs("10.9.0.5"), 2*time.Second); !errors.Is(err, ErrBlind) {
 			t.Errorf("peer %t: %v %v", far, used, err)
 		}
+		<-gone
 	}
 }
 
@@ -376,8 +379,8 @@ func TestHeals(t *testing.T) {
 		w.send(t, word)
 		return p.saw(Sighting{"eth0", addrs("10.9.0.5")[0], theirs.addr(), false}) == 1
 	})
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.Prober.mu.Lock()
+	defer p.Prober.mu.Unlock()
 	if p.timer != nil {
 		t.Error("a timer runs though nothing is blind")
 	}
@@ -547,8 +550,8 @@ func TestWatch(t *testing.T) {
 		asking <- err
 	}()
 	eventually(t, "question", func() bool {
-		p.mu.Lock()
-		defer p.mu.Unlock()
+		p.Prober.mu.Lock()
+		defer p.Prober.mu.Unlock()
 		return p.links["eth0"] != nil
 	})
 	p.Close()
@@ -562,8 +565,8 @@ func TestWatch(t *testing.T) {
 		t.Error(err)
 	}
 	eventually(t, "goroutines gone", func() bool { return runtime.NumGoroutine() <= before })
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.Prober.mu.Lock()
+	defer p.Prober.mu.Unlock()
 	if len(p.links) > 2 {
 		t.Errorf("%d links left", len(p.links))
 	}
