@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"underlay/netlinkutil/fake"
 )
 
 // routes are the calls that the mux has, which cannot be asked: those that the
@@ -81,12 +84,24 @@ func FuzzHandlers(f *testing.F) {
 			}
 		}
 	}
+	for _, body := range []string{
+		`{"Options":{"exclude":"192.168.50.1-192.168.50.63,fd00:50::/120","reserve":"db=192.168.50.70,db=fd00:50::1:70"}}`,
+		`{"V6":true,"Options":{"parent":"eth0","rest":"0","conflict":"listen"}}`,
+		`{"Pool":"192.168.50.0/24","SubPool":"192.168.50.64/26","Options":{"subnet":"192.168.50.0/24"}}`,
+		`{"Options":{"pool":"private","probe_wait":"1s","probe_ahead":"0"}}`,
+	} {
+		seed("IpamDriver.RequestPool", []byte(body))
+	}
 	seed("Underlay.Forget", []byte(`{"Network":"0"}`))
 	for i := range all {
 		f.Add(uint8(i), []byte(nil))
 	}
 
 	b := newBench(f)
+	b.kernel.AddAddress("eth0", netip.MustParsePrefix("192.168.50.254/24"))
+	b.kernel.AddAddress("eth0", netip.MustParsePrefix("fd00:50::fe/64"))
+	b.kernel.AddRoute(netip.MustParsePrefix("0.0.0.0/0"), 0, fake.Hop{Link: "eth0", Gateway: netip.MustParseAddr("192.168.50.1")})
+	b.kernel.AddRoute(netip.MustParsePrefix("::/0"), 0, fake.Hop{Link: "eth0", Gateway: netip.MustParseAddr("fe80::1")})
 	b.config.Log.SetLevel(logrus.DebugLevel) // what is logged is formatted
 	dir := f.TempDir()
 	var history []string
