@@ -212,13 +212,17 @@ func (i *IPAM) own(p *pool, t *terms, name string) (netip.Addr, bool) {
 	if addr, ok := t.options.Reserved(name, p.subnet.Addr().Is6()); ok && p.check(addr) == nil && p.held[addr] == nil {
 		return addr, true
 	}
+	// Of two, on two networks of the pool, the one freed first: Docker starts a
+	// container's networks in the order in which it stops them.
+	var had netip.Addr
 	s := p.alloc.span(t.within)
 	for _, addr := range p.names[name] {
-		if s.contains(addr) && p.held[addr] == nil && p.reserved[addr] == "" && p.taken[addr] == "" && !p.alloc.excluded.has(addr) {
-			return addr, true
+		if s.contains(addr) && p.reserved[addr] == "" && p.taken[addr] == "" && !p.alloc.excluded.has(addr) &&
+			(!had.IsValid() || p.alloc.resting[addr].turn < p.alloc.resting[had].turn) {
+			had = addr
 		}
 	}
-	return netip.Addr{}, false
+	return had, had.IsValid()
 }
 
 // permit refuses a container what none may have.

@@ -142,10 +142,10 @@ func (p *Plugin) load() {
 	}
 	s := p.parts.driver.Snapshot()
 	p.config.Log.Infof("loaded %d networks and %d endpoints in %s ms", len(s.Networks), len(s.Endpoints), milliseconds(start))
+	p.parts.driver.Recover() // makes the parents that the IPAM is to watch
 	for i := range s.Networks {
 		p.parts.ipam.NetworkCreated(s.Networks[i].ID, pools(&s.Networks[i]))
 	}
-	p.parts.driver.Recover()
 	if p.parts.host != nil {
 		p.workers.Go(p.follow)
 	}
