@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,13 +20,15 @@ import (
 // bench is an IPAM on a state file, with a clock and endpoints to play with.
 type bench struct {
 	*IPAM
-	t      testing.TB
-	path   string
-	store  *store.Store
-	clock  time.Time
-	ends   map[netip.Addr]string
-	macs   map[netip.Addr]net.HardwareAddr // of these
-	config Config
+	t       testing.TB
+	path    string
+	ticking sync.Mutex // guards clock
+	store   *store.Store
+	clock   time.Time
+	real    bool // the bench's clock is the machine's, or that of a synctest bubble
+	ends    map[netip.Addr]string
+	macs    map[netip.Addr]net.HardwareAddr // of these
+	config  Config
 }
 
 func (b *bench) Holder(addr netip.Addr) (string, bool) { what, ok := b.ends[addr]; return what, ok }
@@ -53,14 +56,36 @@ func (b *bench) open() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	i.now = func() time.Time { b.clock = b.clock.Add(time.Microsecond); return b.clock }
+	if !b.real {
+		i.now = b.tick
+	}
 	b.IPAM, b.store = i, st
+}
+
+// tick is the time; no two moments are the same.
+func (b *bench) tick() time.Time {
+	b.ticking.Lock()
+	defer b.ticking.Unlock()
+	b.clock = b.clock.Add(time.Microsecond)
+	return b.clock
+}
+
+// pass lets time go by.
+func (b *bench) pass(d time.Duration) {
+	if b.real {
+		time.Sleep(d)
+		return
+	}
+	b.ticking.Lock()
+	defer b.ticking.Unlock()
+	b.clock = b.clock.Add(d)
 }
 
 // restart is a plugin's restart. Networks are told again by the driver.
 func (b *bench) restart() {
 	b.t.Helper()
 	networks := b.networks
+	b.Close()
 	if err := b.store.Close(); err != nil {
 		b.t.Fatal(err)
 	}
@@ -72,7 +97,7 @@ func (b *bench) restart() {
 
 // later clears leftovers after the grace period.
 func (b *bench) later() {
-	b.clock = b.clock.Add(b.grace + time.Second)
+	b.pass(b.grace + time.Second)
 	b.clear()
 }
 

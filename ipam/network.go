@@ -13,6 +13,7 @@ type NetworkPools struct {
 	Subnets  []netip.Prefix
 	Reserved []netip.Addr // its gateways and aux addresses
 	Parent   string       // the link that leads to its LAN; "" if none does
+	Alone    bool         // one container at a time has the parent to itself
 }
 
 // NetworkCreated says that the driver has a network, newly or, at the start of

@@ -137,7 +137,7 @@ func (i *IPAM) scout(p *pool, t *terms) bool {
 	if i.guard(p, t) != options.Probe || i.pool(p.subnet) != p || i.ctx.Err() != nil {
 		return len(t.asking) > 0
 	}
-	now := i.now()
+	now, ahead := i.now(), i.ahead(p, t)
 	fresh := 0
 	for _, s := range slices.Clone(t.stock) {
 		if now.Sub(s.at) < freshFor {
@@ -148,11 +148,11 @@ func (i *IPAM) scout(p *pool, t *terms) bool {
 	}
 	// One question at a time, and half a stock is enough: the LAN is not
 	// disturbed for each address.
-	if len(t.asking) > 0 || t.waiting == 0 && fresh > t.options.ProbeAhead/2 {
+	if len(t.asking) > 0 || t.waiting == 0 && fresh > ahead/2 {
 		return len(t.asking) > 0
 	}
 	var addrs []netip.Addr
-	for want := min(maxAsk, t.waiting+t.options.ProbeAhead-fresh); want > 0; want-- {
+	for want := min(maxAsk, t.waiting+ahead-fresh); want > 0; want-- {
 		addr, ok := i.next(p, t, t.waiting > fresh+len(addrs))
 		if !ok {
 			break
@@ -167,6 +167,18 @@ func (i *IPAM) scout(p *pool, t *terms) bool {
 		i.send(p, t, addrs)
 	}
 	return len(t.asking) > 0
+}
+
+// ahead is how many addresses the stock should have. A container that has the
+// parent to itself takes the answers from it, too, so there is no use in asking
+// while it runs.
+func (i *IPAM) ahead(p *pool, t *terms) int {
+	for id := range i.naming[p.subnet] {
+		if i.networks[id].Alone {
+			return 0
+		}
+	}
+	return t.options.ProbeAhead
 }
 
 // send has addresses probed that are marked as asked about.

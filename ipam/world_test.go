@@ -234,7 +234,7 @@ func (w *world) reconnect(rt *rapid.T) {
 		rt.Skip("a creation does not take minutes")
 	}
 	w.Daemon()
-	w.clock = w.clock.Add(replayWithin)
+	w.pass(replayWithin)
 }
 
 func (w *world) restartPlugin(*rapid.T) {

@@ -237,7 +237,7 @@ func pools(n *driver.Network) ipam.NetworkPools {
 	if n.ForeignIPAM {
 		return ipam.NetworkPools{}
 	}
-	np := ipam.NetworkPools{Parent: n.Options.Parent}
+	np := ipam.NetworkPools{Parent: n.Options.Parent, Alone: n.Options.Mode.Alone()}
 	for _, s := range n.Subnets {
 		np.Subnets = append(np.Subnets, s.Prefix.Masked())
 		if s.Gateway.IsValid() {

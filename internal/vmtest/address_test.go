@@ -150,11 +150,11 @@ func TestSubnets(t *testing.T) {
 	b.disconnect("tagged", "base1")
 }
 
-// No --subnet: one of the default pools.
+// pool=private: one of the default pools.
 func TestDefaultPool(t *testing.T) {
 	b := begin(t)
-	b.network("-o", "parent=eth1", "auto")
-	b.network("-o", "parent=eth1", "auto2")
+	b.network("-o", "parent=eth1", "--ipam-opt", "pool=private", "auto")
+	b.network("-o", "parent=eth1", "--ipam-opt", "pool=private", "auto2")
 	c1 := b.connect("auto", "base1")
 	c2 := b.connect("auto2", "base2")
 	a1, a2 := c1.NetworkSettings.Networks["auto"].IPAddress, c2.NetworkSettings.Networks["auto2"].IPAddress
@@ -171,7 +171,7 @@ func TestDefaultPool(t *testing.T) {
 		b := begin(t)
 		do(t, "", "ip link add tunnel type dummy && ip link set tunnel up && ip route add 10.210.0.0/16 dev tunnel")
 		defer do(t, "", "ip link del tunnel")
-		_, err := b.tryNetwork("-o", "parent=eth1", "auto")
+		_, err := b.tryNetwork("-o", "parent=eth1", "--ipam-opt", "pool=private", "auto")
 		if release >= 27 {
 			if err != nil {
 				t.Error(err)

@@ -184,7 +184,7 @@ log: {level: error}
 	before := picture(t)
 	docker(t, "plugin", "enable", "lan:v1")
 	unchanged(t, "a second instance's start", before)
-	docker(t, "network", "create", "-d", "lan:v1", "--ipam-driver", "lan:v1", "-o", "parent=eth1", "installed")
+	docker(t, "network", "create", "-d", "lan:v1", "--ipam-driver", "lan:v1", "-o", "parent=eth1", "--ipam-opt", "pool=private", "installed")
 	c := b.connect("installed", "base1")
 	if a := c.NetworkSettings.Networks["installed"]; !strings.HasPrefix(a.IPAddress, "10.212.0.") || a.IPPrefixLen != 25 {
 		t.Errorf("DEFAULT_POOLS gave %s/%d", a.IPAddress, a.IPPrefixLen)

@@ -65,7 +65,7 @@ func TestSocketPlugin(t *testing.T) {
 	}
 
 	docker(t, append([]string{"network", "create", "-d", "underlay", "--ipam-driver", "underlay"}, lanArgs("byhand")...)...)
-	docker(t, "network", "create", "-d", "underlay", "--ipam-driver", "underlay", "-o", "parent=eth1", "byhand2")
+	docker(t, "network", "create", "-d", "underlay", "--ipam-driver", "underlay", "-o", "parent=eth1", "--ipam-opt", "pool=private", "byhand2")
 	c := b.run("hand", "--network", "byhand")
 	reaches(t, "the container to a LAN host", c.at(), host4, host6)
 	reaches(t, "a LAN host to the container", "host1", c.addrs("byhand")...)
