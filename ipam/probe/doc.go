@@ -10,5 +10,6 @@
 //
 // What cannot be heard: a machine that is switched off; a macvlan link of this
 // same host, since the kernel passes nothing between a parent and its macvlan
-// links; on a parent in passthru mode, answers go to the container alone.
+// links; and, where a macvlan link in passthru mode is on the parent, IPv4
+// answers, which go to that link alone.
 package probe

@@ -6,8 +6,8 @@ import (
 )
 
 // arpFilter keeps requests and replies between Ethernet and IPv4.
-func arpFilter() []bpf.Instruction {
-	return filter(
+func arpFilter(index int) []bpf.Instruction {
+	return filter(index,
 		check{etherLen, 4, 0x00010800, 0x00010800},
 		check{etherLen + 4, 2, 0x0604, 0x0604},
 		check{etherLen + 6, 2, 1, 2},
@@ -16,8 +16,8 @@ func arpFilter() []bpf.Instruction {
 
 // ndpFilter keeps neighbour solicitations and advertisements that no router
 // has passed on (RFC 4861 7.1).
-func ndpFilter() []bpf.Instruction {
-	return filter(
+func ndpFilter(index int) []bpf.Instruction {
+	return filter(index,
 		check{etherLen + 6, 2, icmp6<<8 | 255, icmp6<<8 | 255},
 		check{etherLen + ip6Len, 1, 135, 136},
 	)
@@ -30,12 +30,16 @@ type check struct {
 	is, or   uint32
 }
 
-// filter keeps frames of this very LAN that pass all checks. A frame of a VLAN
-// that the host has no link for reaches the link's own sockets too: its tag is
-// there, or gone and the frame marked as another host's (net/core/dev.c,
-// __netif_receive_skb_core). Neither may be believed.
-func filter(checks ...check) []bpf.Instruction {
+// filter keeps frames of the LAN of the link with that index which pass all
+// checks. The link's own sockets are handed those of its VLANs too, without
+// their tags (net/core/dev.c, __netif_receive_skb_core): a frame whose VLAN has
+// a link is at that link by now, one whose VLAN has none is marked as another
+// host's.
+func filter(index int, checks ...check) []bpf.Instruction {
 	f := []bpf.Instruction{
+		bpf.LoadExtension{Num: bpf.ExtInterfaceIndex},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(index), SkipTrue: 1},
+		bpf.RetConstant{Val: 0},
 		bpf.LoadExtension{Num: bpf.ExtType},
 		bpf.JumpIf{Cond: bpf.JumpLessOrEqual, Val: unix.PACKET_MULTICAST, SkipTrue: 1},
 		bpf.RetConstant{Val: 0},

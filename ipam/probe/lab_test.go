@@ -36,10 +36,9 @@ func TestMain(m *testing.M) {
 	self.Env = append(os.Environ(), inside+"=1")
 	self.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{HostID: 0, ContainerID: 0, Size: 1}},
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
 		Pdeathsig:   unix.SIGKILL,
 	}
-	self.SysProcAttr.UidMappings[0].HostID = os.Getuid()
 	err := self.Run()
 	var exit *exec.ExitError
 	switch {

@@ -86,10 +86,10 @@ func (k kernel) openTap(ifi *net.Interface, told func(sight)) (*tap, error) {
 		over: make(chan struct{}), asked: map[netip.Addr][]*question{},
 	}
 	var err error
-	if t.arp, err = k.line(ifi, etherARP, arpFilter()); err != nil {
+	if t.arp, err = k.line(ifi, etherARP, arpFilter(ifi.Index)); err != nil {
 		return nil, err
 	}
-	if t.ndp, err = k.line(ifi, etherIPv6, ndpFilter()); err != nil {
+	if t.ndp, err = k.line(ifi, etherIPv6, ndpFilter(ifi.Index)); err != nil {
 		t.arp.Close()
 		return nil, err
 	}
