@@ -349,17 +349,19 @@ func (i *IPAM) exhausted(p *pool, t *terms) error {
 }
 
 // check refuses an address that may never be given out.
-func (p *pool) check(addr netip.Addr) error {
-	if !p.subnet.Contains(addr) {
-		return fmt.Errorf("%w: %s is outside subnet %s; choose one inside", ErrUnusable, addr, p.subnet)
-	}
+func (p *pool) check(addr netip.Addr) error { return checkAddress(p.subnet, addr) }
+
+func checkAddress(subnet netip.Prefix, addr netip.Addr) error {
+	first, last := usable(subnet)
 	switch {
-	case addr.Less(p.alloc.first) && addr.Is4():
-		return fmt.Errorf("%w: %s is the network address of %s; choose a host address", ErrUnusable, addr, p.subnet)
-	case addr.Less(p.alloc.first):
-		return fmt.Errorf("%w: %s is the subnet-router anycast address of %s; choose a host address", ErrUnusable, addr, p.subnet)
-	case p.alloc.last.Less(addr):
-		return fmt.Errorf("%w: %s is the broadcast address of %s; choose a host address", ErrUnusable, addr, p.subnet)
+	case !subnet.Contains(addr):
+		return fmt.Errorf("%w: %s is outside subnet %s; choose one inside", ErrUnusable, addr, subnet)
+	case addr.Less(first) && addr.Is4():
+		return fmt.Errorf("%w: %s is the network address of %s; choose a host address", ErrUnusable, addr, subnet)
+	case addr.Less(first):
+		return fmt.Errorf("%w: %s is the subnet-router anycast address of %s; choose a host address", ErrUnusable, addr, subnet)
+	case last.Less(addr):
+		return fmt.Errorf("%w: %s is the broadcast address of %s; choose a host address", ErrUnusable, addr, subnet)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +33,15 @@ func newTerms(subnet, within netip.Prefix, given map[string]string) (*terms, err
 	o, err := options.ParsePool(given)
 	if err != nil {
 		return nil, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Reserve)) {
+		addr, ok := o.Reserved(name, subnet.Addr().Is6())
+		if !ok {
+			continue
+		}
+		if err := checkAddress(subnet, addr); err != nil {
+			return nil, fmt.Errorf("--ipam-opt reserve=%s=%s: %w", name, addr, err)
+		}
 	}
 	return &terms{
 		id: poolID(subnet, within, options.Key(given)), within: within, given: given, options: o,
