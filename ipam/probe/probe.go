@@ -119,7 +119,7 @@ func (p *Prober) run(ctx context.Context, l *link, t *tap, q *question, start ti
 	}
 	// A link that lost its carrier meanwhile has answered nothing, and no
 	// socket says so.
-	now, err := p.current(l)
+	now, err := p.settle(l, true)
 	if err == nil && now != t {
 		err = t.reason()
 	}

@@ -45,10 +45,6 @@ const (
 	// missed.
 	retry = 3 * time.Second
 
-	// recent is how long a look at a link's state holds for the probes of a
-	// burst: each look lists all links of the host.
-	recent = 5 * time.Millisecond
-
 	// hasty is the age up to which a tap that failed with its link up is left
 	// to the retry, else a socket that always fails would be reopened without
 	// end.
@@ -80,9 +76,7 @@ type link struct {
 	since time.Time
 
 	turn sync.Mutex // taken before Prober.mu
-	// guarded by turn
-	tap    *tap
-	looked time.Time
+	tap  *tap       // guarded by turn
 }
 
 // New makes a prober that watches nothing yet. heard is called from listening
@@ -209,7 +203,7 @@ func (p *Prober) use(name string) (*link, *tap, error) {
 	l := p.get(name)
 	l.users++
 	p.mu.Unlock()
-	t, err := p.current(l)
+	t, err := p.settle(l, true)
 	if err != nil {
 		p.release(l)
 		return nil, nil, fmt.Errorf("%w: %w", err, ErrBlind)
@@ -227,26 +221,12 @@ func (p *Prober) release(l *link) {
 	}
 }
 
-// current is settle, unless that was just done and went well.
-func (p *Prober) current(l *link) (*tap, error) {
-	l.turn.Lock()
-	defer l.turn.Unlock()
-	if l.tap != nil && !l.tap.isOver() && time.Since(l.looked) < recent {
-		return l.tap, nil
-	}
-	return p.settleLocked(l, true)
-}
-
 // settle gives l the tap that its state allows, and notes if there is none.
 // Without reopen, a tap that failed while the link stayed as it is is not
 // replaced.
 func (p *Prober) settle(l *link, reopen bool) (*tap, error) {
 	l.turn.Lock()
 	defer l.turn.Unlock()
-	return p.settleLocked(l, reopen)
-}
-
-func (p *Prober) settleLocked(l *link, reopen bool) (*tap, error) {
 	if !p.wanted(l) {
 		p.shut(l, errClosed)
 		return nil, errClosed
@@ -265,7 +245,6 @@ func (p *Prober) settleLocked(l *link, reopen bool) (*tap, error) {
 		p.shut(l, fmt.Errorf("%s has changed", l.name))
 		err = p.open(l, ifi)
 	}
-	l.looked = time.Now()
 	p.note(l, err)
 	if err != nil {
 		return nil, err
@@ -277,12 +256,10 @@ func (p *Prober) settleLocked(l *link, reopen bool) (*tap, error) {
 func (p *Prober) look(name string) (*net.Interface, error) {
 	ifi, err := p.kernel.find(name)
 	switch {
+	case errors.Is(err, unix.ENODEV):
+		return nil, fmt.Errorf("%s is not there", name)
 	case err != nil:
-		var op *net.OpError
-		if errors.As(err, &op) {
-			err = op.Err
-		}
-		return nil, fmt.Errorf("%s is not there (%w)", name, err)
+		return nil, fmt.Errorf("looking at %s: %w", name, err)
 	case ifi.Flags&net.FlagUp == 0:
 		return nil, fmt.Errorf("%s is down", name)
 	case ifi.Flags&net.FlagRunning == 0:

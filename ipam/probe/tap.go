@@ -23,7 +23,7 @@ type kernel struct {
 
 func host() kernel {
 	return kernel{
-		find: net.InterfaceByName,
+		find: find,
 		open: func(ifi *net.Interface, protocol int, filter []bpf.RawInstruction) (*packet.Conn, error) {
 			return packet.Listen(ifi, packet.Raw, protocol, &packet.Config{Filter: filter})
 		},
