@@ -144,17 +144,38 @@ func ping(p place, to string, wait time.Duration) bool {
 func reaches(t *testing.T, what string, p place, to ...string) {
 	t.Helper()
 	for _, addr := range to {
-		ok := false
+		ok, first := false, ""
 		for end := time.Now().Add(10 * time.Second); !ok && time.Now().Before(end); {
 			if ok = ping(p, addr, time.Second); !ok {
+				if first == "" {
+					first, _ = sh(p, "ip neigh")
+				}
 				time.Sleep(100 * time.Millisecond)
 			}
 		}
 		if !ok {
 			out, _ := sh(p, "ip -br addr; ip route; ip -6 route; ip neigh")
-			t.Errorf("%s: %s gives no answer\n%s", what, addr, out)
+			t.Errorf("%s: %s gives no answer\nneighbours after the first try:\n%s\nat the end:\n%s\n%s", what, addr, first, out, holder(addr))
 		}
 	}
+}
+
+// holder is how the container that has an address hears the LAN.
+func holder(addr string) string {
+	var all []struct {
+		ID string `json:"Id"`
+	}
+	api("GET", "/containers/json", nil, &all)
+	for _, a := range all {
+		var c container
+		if api("GET", "/containers/"+a.ID+"/json", nil, &c) != nil || !c.State.Running {
+			continue
+		}
+		if out, _ := sh(c.at(), "ip -d addr; ip maddr; ip neigh"); strings.Contains(out, " "+addr+"/") {
+			return "container " + c.Name + ":\n" + out
+		}
+	}
+	return "no running container has it"
 }
 
 // isolated wants no answer. It follows a reaches from the same place in each
