@@ -27,8 +27,8 @@ const (
 // Probe asks on a link who has addrs, IPv4 and IPv6 alike, and returns the MACs
 // of those that are in use after wait, or earlier if every one is. Who only
 // claims an address meanwhile counts as having it, if nobody else has (RFC
-// 5227 2.1.1). Each
-// address is asked for three times, spread over wait, until it is answered for.
+// 5227 2.1.1). Each address is asked for three times, spread over wait, until
+// it is answered for.
 //
 // An error wraps ErrBlind where the link is absent, down, without carrier or
 // without a MAC, or its socket fails: nothing is known then. If ctx ends first,

@@ -30,6 +30,10 @@ func host() kernel {
 	}
 }
 
+// buffer is how many bytes of frames the kernel keeps for a socket: an ARP
+// frame takes some 800.
+const buffer = 1 << 20
+
 // tap is the open sockets of a link as it is now: once the link is another, or
 // down, or has another MAC, its tap is over and a new one is opened.
 type tap struct {
@@ -75,8 +79,14 @@ func (k kernel) line(ifi *net.Interface, protocol int, filter []bpf.Instruction)
 	}
 	if l.raw, err = l.SyscallConn(); err != nil {
 		l.Close()
+		return l, err
 	}
-	return l, err
+	// More than anyone may have needs CAP_NET_ADMIN; without it, a storm
+	// displaces answers a little sooner.
+	l.raw.Control(func(fd uintptr) {
+		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer)
+	})
+	return l, nil
 }
 
 // openTap opens both sockets. They hear into the kernel's buffers until listen.
