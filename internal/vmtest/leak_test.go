@@ -236,7 +236,7 @@ func state(t *testing.T) []string {
 		switch v := v.(type) {
 		case map[string]any:
 			for key, value := range v {
-				if key != "since" && key != "lan" && key != "lans" {
+				if !slices.Contains([]string{"since", "lan", "lans", "router"}, key) {
 					walk(path+"."+key, value)
 				}
 			}

@@ -183,3 +183,37 @@ func daemonRestart(t *testing.T, b *test, sig syscall.Signal, live bool, args []
 	}
 	docker(t, "rm", "-f", "new")
 }
+
+// What is excluded and reserved, and which address a stopped container has by
+// --ip, is known after the plugin's and the daemon's restart.
+func TestPoolPersists(t *testing.T) {
+	withoutBase(t)
+	b := beginBare(t)
+	opts := map[string]string{"exclude": "192.168.50.97", "reserve": "db=192.168.50.98"}
+	b.network("--subnet", "192.168.50.0/24", "--gateway", router4, "--ip-range", "192.168.50.96/29",
+		"--ipam-opt", "exclude="+opts["exclude"], "--ipam-opt", "reserve="+opts["reserve"], "-o", "parent=eth0", "lan")
+	// The lowest of the range: whoever comes next would have it.
+	b.run("fixed", "--network", "lan", "--ip", "192.168.50.96")
+	docker(t, "stop", "fixed")
+	was := strings.Join(state(t), "\n")
+	docker(t, "plugin", "disable", "-f", plugin)
+	docker(t, "plugin", "enable", plugin)
+	if is := strings.Join(state(t), "\n"); is != was {
+		t.Errorf("the plugin's state changed: %s", difference(was, is))
+	}
+	restart(t, syscall.SIGTERM)
+	p := b.pool("192.168.50.0/24", "192.168.50.96/29", opts)
+	addrs, err := p.burst(3)
+	if err != nil {
+		t.Error(err)
+	}
+	given(t, "192.168.50.96/29", addrs, "192.168.50.96", "192.168.50.97", "192.168.50.98")
+	if got := p.must("", "db"); got != "192.168.50.98" {
+		t.Errorf("db got %s, want what is reserved for it", got)
+	}
+	_, err = p.request("192.168.50.97", "")
+	refused(t, err, `192\.168\.50\.97 is excluded`)
+	docker(t, "start", "fixed")
+	reaches(t, "a LAN host to the container", "host1", "192.168.50.96")
+	p.release(append(addrs, "192.168.50.98")...)
+}
