@@ -246,7 +246,12 @@ func TestClaimYields(t *testing.T) {
 		w.send(t, arpRequest(mac{2, 9}, netip.IPv4Unspecified(), five))
 		w.send(t, arpRequest(theirs, five, five))
 	})
-	w = other.wire("eth0", func([]byte) { <-ready; words() })
+	w = other.wire("eth0", func(f []byte) {
+		<-ready
+		if bytes.Equal(f[12:14], []byte{8, 6}) {
+			words()
+		}
+	})
 	close(ready)
 	if used := me.prober().probe(t, five); used[five].String() != theirs.addr().String() {
 		t.Error(used)

@@ -66,7 +66,7 @@ func (p *Prober) run(ctx context.Context, l *link, t *tap, q *question, start ti
 		if err := t.ndp.JoinGroup(c.group); err != nil {
 			return fmt.Errorf("listening for %s on %s: %w: %w", c.addr, l.name, err, ErrBlind)
 		}
-		defer t.ndp.LeaveGroup(c.group)
+		defer func() { _ = t.ndp.LeaveGroup(c.group) }() // gone with the link otherwise
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -119,7 +119,7 @@ func (p *Prober) run(ctx context.Context, l *link, t *tap, q *question, start ti
 	}
 	// A link that lost its carrier meanwhile has answered nothing, and no
 	// socket says so.
-	now, err := p.settle(l, true)
+	now, err := p.tap(l, true)
 	if err == nil && now != t {
 		err = t.reason()
 	}

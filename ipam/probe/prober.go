@@ -203,7 +203,7 @@ func (p *Prober) use(name string) (*link, *tap, error) {
 	l := p.get(name)
 	l.users++
 	p.mu.Unlock()
-	t, err := p.settle(l, true)
+	t, err := p.tap(l, true)
 	if err != nil {
 		p.release(l)
 		return nil, nil, fmt.Errorf("%w: %w", err, ErrBlind)
@@ -221,10 +221,15 @@ func (p *Prober) release(l *link) {
 	}
 }
 
-// settle gives l the tap that its state allows, and notes if there is none.
+// settle is tap for those who need none.
+func (p *Prober) settle(l *link, reopen bool) {
+	_, _ = p.tap(l, reopen) // noted
+}
+
+// tap gives l the tap that its state allows, and notes if there is none.
 // Without reopen, a tap that failed while the link stayed as it is is not
 // replaced.
-func (p *Prober) settle(l *link, reopen bool) (*tap, error) {
+func (p *Prober) tap(l *link, reopen bool) (*tap, error) {
 	l.turn.Lock()
 	defer l.turn.Unlock()
 	if !p.wanted(l) {

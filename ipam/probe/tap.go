@@ -83,8 +83,8 @@ func (k kernel) line(ifi *net.Interface, protocol int, filter []bpf.Instruction)
 	}
 	// More than anyone may have needs CAP_NET_ADMIN; without it, a storm
 	// displaces answers a little sooner.
-	l.raw.Control(func(fd uintptr) {
-		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer)
+	_ = l.raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer)
 	})
 	return l, nil
 }
