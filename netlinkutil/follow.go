@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -105,18 +106,22 @@ func (h *Host) arrived(ctx context.Context, k netlink.Link, f *follow) error {
 // up waits until the moved link is up.
 func (h *Host) up(ctx context.Context, k netlink.Link, n news) error {
 	name := k.Attrs().Name
-	for start, wait := time.Now(), 5*time.Millisecond; ; wait = min(3*wait/2, time.Second/10) {
+	for start, wait := time.Now(), 5*time.Millisecond; ; wait = min(3*wait/2+time.Millisecond, time.Second/10) {
 		there, err := h.look(n)
 		switch {
 		case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 			return pause(ctx, blind)
 		case errors.Is(err, unix.ENODEV), errors.Is(err, unix.EINVAL), err == nil && !same(there, k):
-			// Gone from there, or the netns itself is gone and its ID perhaps
-			// another's.
+			// Not there, or the netns is gone and its ID perhaps another's. Or on
+			// its way between two netns, and in neither for the moment.
+			h.settle()
 			if same(h.at(k.Attrs().Index), k) {
 				return Returned(name)
 			}
-			return Deleted(name)
+			if there, err = h.look(n); err != nil || !same(there, k) {
+				return Deleted(name)
+			}
+			wait = 0
 		case err == nil && there.Attrs().RawFlags&unix.IFF_UP != 0:
 			return nil
 		case time.Since(start) > upWithin:
@@ -129,6 +134,19 @@ func (h *Host) up(ctx context.Context, k netlink.Link, n news) error {
 			return err
 		}
 	}
+}
+
+// settle waits until the kernel has done what it is doing to links. On Linux
+// 6.18 a look-up does so by itself; on 7.2 it takes no RTNL lock any more, and
+// sees links half moved or half deleted. A change takes the lock, also that of
+// a link that is not there.
+func (h *Host) settle() {
+	info := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	info.Index = math.MaxInt32
+	ask := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	ask.Sockets = h.away
+	ask.AddData(info)
+	_ = tell(func() error { _, err := ask.Execute(unix.NETLINK_ROUTE, 0); return err }) // ENODEV
 }
 
 // look is the link where the news says that it is: EACCES if that is not told

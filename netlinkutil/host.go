@@ -472,9 +472,9 @@ func (h *Host) DeleteLink(name string) error {
 		case <-late.C:
 			return Explain(unix.EAGAIN, "", "deleting link "+name)
 		case <-time.After(100 * time.Microsecond):
-			// The look-up waits for the RTNL lock that the deletion holds.
 			_, err := read(func() (netlink.Link, error) { return h.nl.LinkByIndex(k.Attrs().Index) })
 			if absent(err) {
+				h.settle() // the parent may not be free yet
 				return nil
 			}
 		}
