@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -213,6 +214,7 @@ func full(err error) bool {
 
 // question is a probe under way. What is found is guarded by the tap's mu.
 type question struct {
+	asker  mac
 	addrs  []*candidate
 	found  map[netip.Addr]net.HardwareAddr // who has the address
 	claims map[netip.Addr]net.HardwareAddr // who asks for it too
@@ -228,9 +230,13 @@ type candidate struct {
 }
 
 // answer takes what was heard. A claim ends nothing: the rival must hear this
-// host's further probes as well, and a third may have the address.
+// host's further probes as well, and a third may have the address. Of two who
+// claim, the one with the lower MAC goes on; the other yields, as RFC 5227 2.1.1
+// and RFC 4862 5.4.3 would have both do. Else two hosts of one pool that start
+// together would drive each other from address to address.
 func (q *question) answer(s *sight) {
 	switch {
+	case s.claim && bytes.Compare(q.asker[:], s.mac[:]) < 0:
 	case s.claim:
 		q.claims[s.addr] = s.mac.addr()
 	case q.found[s.addr] == nil:
@@ -255,6 +261,7 @@ func (q *question) used() map[netip.Addr]net.HardwareAddr {
 // ask begins a question: answers are taken from now on.
 func (t *tap) ask(addrs []netip.Addr) (*question, error) {
 	q := &question{
+		asker:  t.mac,
 		found:  map[netip.Addr]net.HardwareAddr{},
 		claims: map[netip.Addr]net.HardwareAddr{},
 		done:   make(chan struct{}),
