@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/big"
 	"net/netip"
 	"slices"
 	"time"
@@ -62,7 +63,7 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (netip.Pref
 	if err := ctx.Err(); err != nil {
 		return netip.Prefix{}, err
 	}
-	if r.Gateway && r.Addr.Is6() && r.Addr.IsLinkLocalUnicast() {
+	if r.Gateway && r.Addr.Is6() && r.Addr.IsLinkLocalUnicast() && !subnet.Contains(r.Addr) {
 		return netip.PrefixFrom(r.Addr, subnet.Bits()), nil // a router's; it is in no pool
 	}
 	i.refresh()
@@ -95,7 +96,7 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (netip.Pref
 			proven = addr
 			continue
 		}
-		if addr.IsLinkLocalUnicast() && addr.Is6() {
+		if addr.IsLinkLocalUnicast() && addr.Is6() && !subnet.Contains(addr) {
 			i.mu.Unlock()
 			return netip.PrefixFrom(addr, subnet.Bits()), nil
 		}
@@ -163,7 +164,7 @@ func (i *IPAM) choose(p *pool, t *terms, r AddressRequest, proven netip.Addr) (n
 		if err := p.check(r.Addr); err != nil {
 			return r.Addr, take, err
 		}
-		if r.Gateway || r.Name == "" && i.pending(p) > 0 || p.held[r.Addr] != nil {
+		if r.Gateway || r.Name == "" && (i.pending(p) > 0 || i.replaying(p)) || p.held[r.Addr] != nil {
 			return r.Addr, take, nil // not for a container, or the holder decides
 		}
 		if err := i.permit(p, r.Addr); err != nil {
@@ -173,32 +174,56 @@ func (i *IPAM) choose(p *pool, t *terms, r AddressRequest, proven netip.Addr) (n
 		return r.Addr, do, err
 	}
 	if addr, ok := i.own(p, t, r.Name); ok {
+		if err := i.permit(p, addr); err != nil {
+			return addr, take, err
+		}
 		do, err := i.mustAsk(p, t, addr, proven)
 		if err == nil || p.reserved[addr] != "" {
 			return addr, do, err
 		}
 	}
-	switch {
-	case i.guard(p, t) != options.Probe || t.blind != nil && i.now().Sub(t.blindAt) < blindFor:
-		if addr, ok := i.next(p, t, true); ok {
+	if addr, ok := i.fromStock(p, t); ok {
+		return addr, take, nil
+	}
+	asks := i.guard(p, t) == options.Probe && (t.blind == nil || i.now().Sub(t.blindAt) >= blindFor)
+	if !asks {
+		if addr, ok := i.next(p, t, true, false); ok {
 			return addr, take, nil
 		}
-	default:
-		if addr, ok := i.fromStock(p, t); ok {
+		return i.borrow(p, t, false)
+	}
+	t.waiting++
+	if i.scout(p, t) {
+		return netip.Addr{}, wait, nil
+	}
+	t.waiting--
+	return i.borrow(p, t, true)
+}
+
+// borrow chooses an address from the stocks of the pool's other networks: as
+// long as nobody has it, it is as free as any.
+func (i *IPAM) borrow(p *pool, t *terms, asks bool) (netip.Addr, step, error) {
+	s := p.alloc.span(t.within)
+	awaited := false
+	for addr, of := range p.stocked {
+		_, asking := of.asking[addr]
+		switch {
+		case !s.contains(addr):
+		case !asks || i.isProven(p, addr):
 			return addr, take, nil
+		default:
+			awaited = awaited || asking
+			if !asking { // nobody has kept it fresh
+				p.destock(addr)
+			}
 		}
+	}
+	if asks {
 		t.waiting++
-		if i.scout(p, t) {
+		if i.scout(p, t) || awaited {
 			return netip.Addr{}, wait, nil
 		}
 		t.waiting--
-	}
-	// Those that others have put into stock are as free as any.
-	s := p.alloc.span(t.within)
-	for addr := range p.stocked {
-		if s.contains(addr) && p.stocked[addr] != t && i.isProven(p, addr) {
-			return addr, take, nil
-		}
 	}
 	return netip.Addr{}, take, i.exhausted(p, t)
 }
@@ -277,6 +302,7 @@ func (i *IPAM) askFor(ctx context.Context, p *pool, t *terms, addr netip.Addr) e
 	case used[addr] != nil:
 		i.see(p, addr, used[addr], false)
 	case err != nil:
+		t.blind, t.blindAt = err, i.now()
 		i.log.WithError(err).WithField("address", addr).Warn("given out without asking the LAN")
 	case p.seen[addr] != nil:
 		p.unsee(addr)
@@ -311,7 +337,7 @@ func (i *IPAM) chooseGateway(p *pool, t *terms) (netip.Addr, error) {
 		return p.router, nil
 	}
 	for addr := p.alloc.first; addr.IsValid() && !p.alloc.last.Less(addr); addr = addr.Next() {
-		if p.held[addr] == nil && p.taken[addr] == "" {
+		if p.held[addr] == nil && p.taken[addr] == "" && p.reserved[addr] == "" {
 			return addr, nil
 		}
 	}
@@ -321,14 +347,19 @@ func (i *IPAM) chooseGateway(p *pool, t *terms) (netip.Addr, error) {
 // exhausted says what has become of all addresses.
 func (i *IPAM) exhausted(p *pool, t *terms) error {
 	s := p.alloc.span(t.within)
-	var held, inUse, kept int
+	var held, inUse, kept int // each address counts once
+	excluded := p.alloc.excluded.count(run{s.first, s.last})
 	for addr := range p.held {
-		if s.contains(addr) {
-			held++
+		if !s.contains(addr) {
+			continue
+		}
+		held++
+		if p.alloc.excluded.has(addr) {
+			excluded.Sub(excluded, big.NewInt(1))
 		}
 	}
 	for addr := range p.seen {
-		if s.contains(addr) && p.held[addr] == nil {
+		if s.contains(addr) && p.held[addr] == nil && !p.alloc.excluded.has(addr) {
 			inUse++
 		}
 	}
@@ -345,7 +376,7 @@ func (i *IPAM) exhausted(p *pool, t *terms) error {
 		where, remedy = fmt.Sprintf("%s range %s", p.subnet, t.within), "widen --ip-range"
 	}
 	return fmt.Errorf("%s is %w: of %d addresses, %d are held, %d excluded, %d reserved or the host's own, %d in use by other machines; free some, or %s",
-		where, ErrExhausted, s.size(), held, p.alloc.excluded.count(run{s.first, s.last}), kept, inUse, remedy)
+		where, ErrExhausted, s.size(), held, excluded, kept, inUse, remedy)
 }
 
 // check refuses an address that may never be given out.
@@ -394,6 +425,9 @@ func (i *IPAM) hold(b *batch, p *pool, addr netip.Addr, h *holding) {
 	before := p.held[addr]
 	p.destock(addr)
 	rested := p.unrest(addr)
+	if rested != nil && rested.static {
+		h.static = true // once asked for by value, it is for good
+	}
 	p.keep(addr, h)
 	b.add(p.putHeld(addr, h))
 	b.onSettle(func(err error) {
@@ -595,6 +629,9 @@ func (p *pool) keep(addr netip.Addr, h *holding) {
 func (p *pool) unkeep(addr netip.Addr) {
 	delete(p.held, addr)
 	delete(p.special, addr)
-	delete(p.conflicts, addr)
+	if c := p.conflicts[addr]; c != nil {
+		delete(p.conflicts, addr)
+		p.seen[addr] = c // the other machine has it still
+	}
 	p.mark(addr)
 }

@@ -68,6 +68,7 @@ type IPAM struct {
 	cancel   context.CancelFunc
 	scouts   sync.WaitGroup
 	watching sync.Mutex // held while the detector is told where to listen
+	hosting  sync.Mutex // held while the host is asked for its addresses
 	now      func() time.Time
 	grace    time.Duration
 

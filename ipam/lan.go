@@ -58,8 +58,8 @@ const (
 	retryAfter = time.Minute
 	// seenFor is how long an address counts as in use after it was heard last.
 	seenFor = 15 * time.Minute
-	// maxSeen bounds how many such addresses of a pool are remembered: hosts
-	// change their IPv6 addresses every day (RFC 8981).
+	// maxSeen bounds how many such addresses of a pool are remembered because
+	// they were heard: hosts change their IPv6 addresses every day (RFC 8981).
 	maxSeen = 1 << 16
 )
 
@@ -148,6 +148,9 @@ func (i *IPAM) Heard(s Sighting) {
 	if p == nil || p.guarded() == options.Off || !slices.Contains(i.parents(p), s.Link) || p.check(s.Addr) != nil {
 		return
 	}
+	if len(p.seen) >= maxSeen && p.seen[s.Addr] == nil && p.held[s.Addr] == nil && p.stocked[s.Addr] == nil {
+		return
+	}
 	i.see(p, s.Addr, s.MAC, s.Claim)
 }
 
@@ -155,6 +158,11 @@ func (i *IPAM) Heard(s Sighting) {
 func (i *IPAM) see(p *pool, addr netip.Addr, mac net.HardwareAddr, claim bool) {
 	if i.taken[addr] != "" {
 		return // the host itself, by another NIC, or a router it knows
+	}
+	if t := p.stocked[addr]; claim && t != nil {
+		if _, asking := t.asking[addr]; asking {
+			return // who of the two yields, the detector decides
+		}
 	}
 	now := i.now()
 	h := p.held[addr]
@@ -166,9 +174,6 @@ func (i *IPAM) see(p *pool, addr netip.Addr, mac net.HardwareAddr, claim bool) {
 	}
 	s := p.seen[addr]
 	if s == nil {
-		if len(p.seen) >= maxSeen {
-			return
-		}
 		s = &seen{since: now}
 		p.seen[addr] = s
 		p.mark(addr)
@@ -231,6 +236,8 @@ func (i *IPAM) refresh() {
 	if i.host == nil {
 		return
 	}
+	i.hosting.Lock() // nobody goes on before the first one knows
+	defer i.hosting.Unlock()
 	i.mu.Lock()
 	due := i.now().Sub(i.takenAt) >= takenFor
 	if due {

@@ -31,8 +31,8 @@ func (i *IPAM) clearLater() {
 func (i *IPAM) clear() {
 	i.mu.Lock()
 	i.timed = false
-	i.endReplays()
 	b := &batch{}
+	i.endReplays(b)
 	again := false
 	i.pools.Scan(func(p *pool) bool {
 		switch {
@@ -82,13 +82,17 @@ func (i *IPAM) clearPool(b *batch, p *pool) (again bool) {
 // for the grace period, and marks what was not asked for again. That is only
 // done where all networks of the pool are ours: of others' endpoints nothing is
 // known.
-func (i *IPAM) endReplays() {
+func (i *IPAM) endReplays(b *batch) {
 	i.pools.Scan(func(p *pool) bool {
 		if !p.window || p.settled != nil || i.now().Sub(p.replayed) < i.grace {
 			return true
 		}
-		p.window = false
-		p.purge()
+		if known := len(i.naming[p.subnet]); known > 0 && p.refs >= known && !p.grown() {
+			p.endReplay(again)
+		} else {
+			p.endReplay(either)
+		}
+		b.add(p.putSelf())
 		if i.pending(p) > 0 {
 			return true
 		}

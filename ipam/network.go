@@ -33,10 +33,19 @@ func (i *IPAM) NetworkCreated(id string, n NetworkPools) {
 		// dockerd creates networks when its replay is over, so that the window
 		// closes; if one reference is missing now, there was no replay, and
 		// join has taken this very network's request for one.
-		p.window = false
+		replayed := p.window && p.settled == nil
+		if p.refs <= 1 || p.refs < len(i.naming[subnet]) {
+			p.endReplay(both)
+		} else {
+			p.endReplay(again)
+		}
 		p.requested = time.Time{}
 		p.offer = nil
 		p.refs = max(p.refs, len(i.naming[subnet]))
+		if replayed {
+			// Not waited for: until it is on disk, more is remembered there.
+			i.store.Submit(p.putSelf())
+		}
 	}
 	i.guardLAN(n.Subnets)
 	i.clearLater()

@@ -197,10 +197,7 @@ func (i *IPAM) join(b *batch, p *pool, t *terms, o *offer) {
 	if p.daemon < i.daemon {
 		p.daemon = i.daemon
 		if p.window = i.now().Sub(i.heard) < replayWithin; p.window {
-			p.refs = 0
-			for _, t := range p.terms { // those not asked for again go later
-				t.refs = 0
-			}
+			p.beginReplay()
 			i.hear(p)
 		}
 	}
@@ -246,14 +243,21 @@ func (i *IPAM) ReleasePool(ctx context.Context, id string) error {
 	// What a network whose creation failed has left is cleared later: it
 	// cannot be told now from what another one has just asked for.
 	i.clearLater()
-	p.window = false
 	p.requested = time.Time{}
 	if p.refs == 0 && i.wanted(p) {
+		p.endReplay(either)
 		i.mu.Unlock()
 		return nil
 	}
 	p.offer = nil
 	restore := p.remember()
+	// If the only one asked for since dockerd has connected goes again, its
+	// creation has failed; if it was the only one ever, the pool goes, too.
+	if p.refs <= 1 || p.refs < len(i.naming[p.subnet]) || p.grown() {
+		p.endReplay(both)
+	} else {
+		p.endReplay(again)
+	}
 	p.disagree(id)
 	b := &batch{}
 	b.onSettle(func(err error) {

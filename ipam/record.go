@@ -56,8 +56,8 @@ func (p *pool) addressKey(addr netip.Addr) []byte {
 func (p *pool) putSelf() store.Change {
 	r := poolRecord{Refs: p.refs}
 	for _, id := range slices.Sorted(maps.Keys(p.terms)) {
-		if t := p.terms[id]; t.refs > 0 {
-			r.Terms = append(r.Terms, termsRecord{t.within, t.given, t.refs})
+		if t := p.terms[id]; t.refs+t.before > 0 {
+			r.Terms = append(r.Terms, termsRecord{t.within, t.given, max(t.refs, t.before)})
 		}
 	}
 	return store.Change{Bucket: poolBucket, Key: p.key(), Value: encode(r)}

@@ -55,12 +55,16 @@ func (s runs) add(addr netip.Addr) {
 
 // addRun puts a run into the set.
 func (s runs) addRun(r run) {
-	if below, ok := s.at(r.first); ok {
-		r.first = below.first
+	for _, addr := range []netip.Addr{r.first.Prev(), r.first} {
+		if below, ok := s.at(addr); ok {
+			r.first = below.first
+			break
+		}
 	}
+	beyond := r.last.Next() // not valid after the highest address
 	var inside []run
 	s.tree.Ascend(run{first: r.first}, func(o run) bool {
-		if r.last.Less(o.first) {
+		if r.last.Less(o.first) && o.first != beyond {
 			return false
 		}
 		inside = append(inside, o)

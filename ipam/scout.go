@@ -58,8 +58,9 @@ func (p *pool) marked(addr netip.Addr) bool {
 }
 
 // next returns the address of a pool that is next to be given out. If it is not
-// urgent, those are left alone that should be given out only in need.
-func (i *IPAM) next(p *pool, t *terms, urgent bool) (found netip.Addr, ok bool) {
+// urgent, those are left alone that should be given out only in need. If it will
+// be asked about, it may be one that another machine had a short while ago.
+func (i *IPAM) next(p *pool, t *terms, urgent, asked bool) (found netip.Addr, ok bool) {
 	now := i.now()
 	found, ok = p.alloc.pick(t.within, func(addr netip.Addr, r *rest) bool {
 		idle := !r.static && now.Sub(r.since) >= t.options.Rest
@@ -72,9 +73,13 @@ func (i *IPAM) next(p *pool, t *terms, urgent bool) (found netip.Addr, ok bool) 
 	var oldest time.Time
 	s := p.alloc.span(t.within)
 	for addr, seen := range p.seen {
+		from := seen.until
+		if asked {
+			from = seen.retry()
+		}
 		if s.contains(addr) && p.held[addr] == nil && p.reserved[addr] == "" && p.taken[addr] == "" && p.stocked[addr] == nil &&
-			!p.alloc.excluded.has(addr) && seen.retry().Before(now) && (!ok || seen.retry().Before(oldest)) {
-			found, ok, oldest = addr, true, seen.retry()
+			!p.alloc.excluded.has(addr) && from.Before(now) && (!ok || from.Before(oldest)) {
+			found, ok, oldest = addr, true, from
 		}
 	}
 	return found, ok
@@ -134,7 +139,7 @@ func (p *pool) unstock(t *terms) {
 // scout has the stock of a pool's terms filled, in the background. It returns
 // whether something is on its way. Called with the lock held.
 func (i *IPAM) scout(p *pool, t *terms) bool {
-	if i.guard(p, t) != options.Probe || i.pool(p.subnet) != p || i.ctx.Err() != nil {
+	if i.guard(p, t) != options.Probe || i.pool(p.subnet) != p || p.terms[t.id] != t || i.ctx.Err() != nil {
 		return len(t.asking) > 0
 	}
 	now, ahead := i.now(), i.ahead(p, t)
@@ -153,13 +158,13 @@ func (i *IPAM) scout(p *pool, t *terms) bool {
 	}
 	var addrs []netip.Addr
 	for want := min(maxAsk, t.waiting+ahead-fresh); want > 0; want-- {
-		addr, ok := i.next(p, t, t.waiting > fresh+len(addrs))
+		addr, ok := i.next(p, t, t.waiting > fresh+len(addrs), true)
 		if !ok {
 			break
 		}
-		delete(p.seen, addr) // to be asked again
+		t.asking[addr] = p.seen[addr]
+		delete(p.seen, addr)
 		p.stocked[addr] = t
-		t.asking[addr] = struct{}{}
 		p.mark(addr)
 		addrs = append(addrs, addr)
 	}
@@ -204,17 +209,21 @@ const deadline = time.Second
 func (i *IPAM) learn(p *pool, t *terms, addrs []netip.Addr, used map[netip.Addr]net.HardwareAddr, err error, at time.Time) {
 	if t.blind = err; err != nil {
 		t.blindAt = i.now()
-		for _, addr := range addrs {
-			if used[addr] == nil {
-				p.destock(addr)
-			}
-		}
 	}
 	for _, addr := range addrs {
 		if p.stocked[addr] != t {
 			continue // given out by value meanwhile, or heard to be in use
 		}
+		before := t.asking[addr]
 		delete(t.asking, addr)
+		if before != nil && (err != nil || used[addr] != nil) {
+			p.seen[addr] = before
+			p.destock(addr)
+		}
+		if err != nil && used[addr] == nil {
+			p.destock(addr)
+			continue
+		}
 		if mac := used[addr]; mac != nil {
 			i.see(p, addr, mac, false)
 			continue
@@ -232,6 +241,11 @@ func (i *IPAM) learn(p *pool, t *terms, addrs []netip.Addr, used map[netip.Addr]
 		}
 	}
 	t.tell()
+	for _, o := range p.terms { // who may borrow it
+		if o != t && o.waiting > 0 {
+			o.tell()
+		}
+	}
 	if err == nil {
 		i.scout(p, t)
 	}

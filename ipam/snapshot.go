@@ -95,7 +95,7 @@ func (i *IPAM) snapshot(p *pool) PoolState {
 	})
 	for _, id := range slices.Sorted(maps.Keys(p.terms)) {
 		t := p.terms[id]
-		if t.within.IsValid() && t.refs > 0 && !slices.Contains(s.Ranges, t.within) {
+		if t.within.IsValid() && t.refs+t.before > 0 && !slices.Contains(s.Ranges, t.within) {
 			s.Ranges = append(s.Ranges, t.within)
 		}
 		if t.blind != nil {

@@ -19,13 +19,14 @@ type terms struct {
 	given   map[string]string // --ipam-opt, as Docker gave them
 	options options.Pool
 	refs    int // networks
+	before  int // networks, before what may be a replay began
 
 	// The stock: addresses probed ahead. See scout.go.
 	stock   []proven
-	asking  map[netip.Addr]struct{} // on the way into the stock
-	waiting int                     // requests that wait for one
-	news    chan struct{}           // closed when stock or blindness have changed
-	blind   error                   // why the last probe knew nothing
+	asking  map[netip.Addr]*seen // on the way into the stock, with who had them before
+	waiting int                  // requests that wait for one
+	news    chan struct{}        // closed when a stock of the pool, or blindness, has changed
+	blind   error                // why the last probe knew nothing
 	blindAt time.Time
 }
 
@@ -45,7 +46,7 @@ func newTerms(subnet, within netip.Prefix, given map[string]string) (*terms, err
 	}
 	return &terms{
 		id: poolID(subnet, within, options.Key(given)), within: within, given: given, options: o,
-		asking: map[netip.Addr]struct{}{}, news: make(chan struct{}),
+		asking: map[netip.Addr]*seen{}, news: make(chan struct{}),
 	}, nil
 }
 
@@ -116,13 +117,54 @@ func (p *pool) disagree(id string) {
 	}
 }
 
+// beginReplay counts the networks anew, which dockerd may be asking for again.
+// Their terms stay until it is known whether it was.
+func (p *pool) beginReplay() {
+	p.window = true
+	p.refs = 0
+	for _, t := range p.terms {
+		t.before, t.refs = max(t.before, t.refs), 0
+	}
+}
+
+// endReplay says what a terms' networks are, of how many there were before and
+// how many were asked for since.
+func (p *pool) endReplay(networks func(before, since int) int) {
+	if !p.window {
+		return
+	}
+	p.window = false
+	for _, t := range p.terms {
+		t.refs, t.before = networks(t.before, t.refs), 0
+	}
+	p.purge()
+}
+
+// again, both and either are what endReplay may be given: it was a replay, it was
+// none, and nobody knows.
+func again(_, since int) int       { return since }
+func both(before, since int) int   { return before + since }
+func either(before, since int) int { return max(before, since) }
+
+// grown says that since dockerd has connected it has asked for a network that it
+// cannot have asked for before.
+func (p *pool) grown() bool {
+	for _, t := range p.terms {
+		if t.refs > t.before {
+			return true
+		}
+	}
+	return false
+}
+
 // purge drops the terms that no network has.
 func (p *pool) purge() {
 	ranges := map[netip.Prefix]bool{}
 	for id, t := range p.terms {
-		if t.refs == 0 && t.waiting == 0 && len(t.asking) == 0 {
+		if t.refs+t.before == 0 {
 			p.unstock(t)
 			delete(p.terms, id)
+			t.tell()
 		} else {
 			ranges[t.within] = true
 		}
@@ -138,14 +180,15 @@ func (p *pool) purge() {
 // remember returns what takes back a change of the terms that has not reached
 // the disk.
 func (p *pool) remember() (restore func()) {
-	refs, terms, each := p.refs, maps.Clone(p.terms), map[string]int{}
+	type counts struct{ refs, before int }
+	refs, terms, each := p.refs, maps.Clone(p.terms), map[string]counts{}
 	for id, t := range p.terms {
-		each[id] = t.refs
+		each[id] = counts{t.refs, t.before}
 	}
 	return func() {
 		p.refs, p.terms = refs, terms
 		for id, t := range terms {
-			t.refs = each[id]
+			t.refs, t.before = each[id].refs, each[id].before
 		}
 		p.restrict()
 	}
