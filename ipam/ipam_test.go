@@ -22,18 +22,26 @@ type bench struct {
 	*IPAM
 	t       testing.TB
 	path    string
-	ticking sync.Mutex // guards clock
 	store   *store.Store
+	ticking sync.Mutex // guards clock
 	clock   time.Time
-	real    bool // the bench's clock is the machine's, or that of a synctest bubble
+	real    bool       // the bench's clock is the machine's, or that of a synctest bubble
+	using   sync.Mutex // guards ends and macs, where more than one goroutine has them
 	ends    map[netip.Addr]string
 	macs    map[netip.Addr]net.HardwareAddr // of these
 	config  Config
 }
 
-func (b *bench) Holder(addr netip.Addr) (string, bool) { what, ok := b.ends[addr]; return what, ok }
+func (b *bench) Holder(addr netip.Addr) (string, bool) {
+	b.using.Lock()
+	defer b.using.Unlock()
+	what, ok := b.ends[addr]
+	return what, ok
+}
 
 func (b *bench) MAC(addr netip.Addr) (net.HardwareAddr, bool) {
+	b.using.Lock()
+	defer b.using.Unlock()
 	mac, ok := b.macs[addr]
 	return mac, ok
 }
