@@ -4,18 +4,16 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
-	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"underlay/driver"
 	"underlay/internal/store"
@@ -76,9 +74,9 @@ func (b *bench) fill(held, resting int, networks ...string) driver.Endpoint {
 	return e
 }
 
-// The start of a plugin with 100,000 records in its state file: until it
-// answers at all, until it answers what needs the state, and until it has given
-// out an address. The kernel and the LAN are real with UNDERLAY_BENCH_PARENT.
+// The start of the program with 100,000 records in its state file, on a real
+// LAN: until it answers at all, until it answers what needs the state, and until
+// it has given out an address that nobody else has.
 func BenchmarkStart(bm *testing.B) {
 	const (
 		networks = 500
@@ -88,12 +86,10 @@ func BenchmarkStart(bm *testing.B) {
 	if records := networks*(2+1+2*held+resting) + 1; records < 100_000 {
 		bm.Fatalf("only %d records", records)
 	}
-	var b *bench
-	parent := os.Getenv("UNDERLAY_BENCH_PARENT")
-	if parent == "" {
-		b, parent = newBench(bm), "eth0"
-	} else {
-		b, _ = newRealBench(bm)
+	b, parent := newRealBench(bm)
+	program := filepath.Join(bm.TempDir(), "underlay")
+	if out, err := exec.Command("go", "build", "-o", program, "underlay/cmd/underlay").CombinedOutput(); err != nil {
+		bm.Fatalf("%v: %s", err, out)
 	}
 	var ids []string
 	var pool string
@@ -104,65 +100,66 @@ func BenchmarkStart(bm *testing.B) {
 	}
 	e := b.fill(held, resting, ids...)
 	info := fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q}`, e.NetworkID, e.ID)
-	var listening, ready, address times
-	var heap, resident uint64
-	var used time.Duration
+	b.stop()
+	defer b.start() // for its end
+	var listening, ready, address, used times
+	var resident []int
 	for bm.Loop() {
-		b.stop()
-		b.plugin, b.client = nil, nil
-		debug.FreeOSMemory()
-		heapBefore, residentBefore := memory(bm)
-		usedBefore := processors(bm)
+		serve := exec.Command(program, "serve", "--socket", b.config.Socket, "--state", b.config.State)
+		serve.Env = append(os.Environ(), "LOG_LEVEL=error")
+		serve.Stderr = os.Stderr
+		serve.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		start := time.Now()
-		b.start()
+		if err := serve.Start(); err != nil {
+			bm.Fatal(err)
+		}
+		for conn, err := net.Dial("unix", b.config.Socket); ; conn, err = net.Dial("unix", b.config.Socket) {
+			if err == nil {
+				conn.Close()
+				break
+			}
+			if time.Since(start) > time.Minute {
+				bm.Fatal(err)
+			}
+			time.Sleep(time.Millisecond)
+		}
 		c := b.caller()
 		c.call("Plugin.Activate", "{}")
 		listening = append(listening, time.Since(start))
 		c.call("NetworkDriver.EndpointOperInfo", info)
 		ready = append(ready, time.Since(start))
-		used += processors(bm) - usedBefore
 		got, _ := c.allocate(pool)
 		address = append(address, time.Since(start))
-		_, residentAfter := memory(bm)
-		runtime.GC()
-		heapAfter, _ := memory(bm)
-		heap, resident = heapAfter-heapBefore, residentAfter-residentBefore
+		resident = append(resident, peak(bm, serve.Process.Pid))
 		c.release(pool, got)
 		c.conn.Close()
+		if err := serve.Process.Signal(syscall.SIGTERM); err != nil {
+			bm.Fatal(err)
+		}
+		if err := serve.Wait(); err != nil {
+			bm.Fatal(err)
+		}
+		used = append(used, serve.ProcessState.UserTime()+serve.ProcessState.SystemTime())
 	}
 	bm.ReportMetric(0, "ns/op")
-	for name, t := range map[string]times{"listening": listening, "ready": ready, "address": address} {
+	for name, t := range map[string]times{"listening": listening, "ready": ready, "address": address, "cpu": used} {
 		slices.Sort(t)
 		bm.ReportMetric(float64(t[len(t)/2].Milliseconds()), name+"-ms")
 		bm.ReportMetric(float64(t[len(t)-1].Milliseconds()), name+"-max-ms")
 	}
-	bm.ReportMetric(float64(used.Milliseconds())/float64(len(ready)), "ready-cpu-ms")
-	bm.ReportMetric(float64(heap)/1e6, "heap-MB")
-	bm.ReportMetric(float64(resident)/1e6, "resident-MB")
+	bm.ReportMetric(float64(slices.Max(resident))/1000, "memory-MB")
 }
 
-// processors returns the time that the process has had of them, which other
-// processes do not lengthen much.
-func processors(bm *testing.B) time.Duration {
-	var u unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
-		bm.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
-// memory returns the bytes on the heap, and those of the process that are in
-// memory.
-func memory(bm *testing.B) (heap, resident uint64) {
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	status, err := os.ReadFile("/proc/self/statm")
+// peak returns the most memory that a process has had until now, in kB, its
+// part of the state file included.
+func peak(bm *testing.B, pid int) (kB int) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		bm.Fatal(err)
 	}
-	pages, err := strconv.ParseUint(strings.Fields(string(status))[1], 10, 64)
-	if err != nil {
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	if _, err := fmt.Sscan(rest, &kB); err != nil {
 		bm.Fatal(err)
 	}
-	return m.HeapAlloc, pages * uint64(os.Getpagesize())
+	return kB
 }
