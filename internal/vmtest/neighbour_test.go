@@ -3,7 +3,6 @@
 package vmtest
 
 import (
-	"encoding/json"
 	"errors"
 	"net/http"
 	"net/netip"
@@ -138,25 +137,21 @@ func (p *pool) release(addrs ...string) {
 
 // lanState is what `underlay state` tells of the LANs.
 type lanState struct {
-	Pools []struct {
-		Subnet string
-		LAN    struct {
-			Blind            string
-			InUse, Conflicts []sighting
-			Ready            []string
-			Resting          int
-		}
+	Pools []poolState
+	LANs  []struct{ Link, Blind string }
+}
+
+type poolState struct {
+	Subnet string
+	LAN    struct {
+		Blind     string
+		InUse     []sighting `json:"in_use"`
+		Conflicts []sighting
+		Ready     []string
 	}
-	LANs []struct{ Link, Blind string }
 }
 
 type sighting struct{ Address, MAC string }
-
-// UnmarshalJSON reads in_use, which encoding/json does not find by InUse.
-func (s *lanState) UnmarshalJSON(b []byte) error {
-	type plain lanState
-	return json.Unmarshal([]byte(strings.ReplaceAll(string(b), `"in_use"`, `"InUse"`)), (*plain)(s))
-}
 
 func lans(t *testing.T) lanState {
 	t.Helper()

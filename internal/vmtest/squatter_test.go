@@ -58,6 +58,25 @@ func TestSquatters(t *testing.T) {
 		b.disconnect("small", "base1")
 	})
 
+	t.Run("unasked", func(t *testing.T) {
+		b := begin(t)
+		b.network("--subnet", "192.168.50.0/24", "--gateway", router4, "--ipam-opt", "conflict=listen", "-o", "parent=eth0", "lan")
+		do(t, crowd, "arping -q -c 1 -w 1 -I eth0 -s 192.168.50.110 192.168.50.1 || :")
+		p := b.pool("192.168.50.0/24", "", map[string]string{"conflict": "listen"})
+		eventually(t, "what was heard", func(s lanState) bool {
+			return slices.ContainsFunc(s.Pools, func(p poolState) bool {
+				return slices.Contains(p.LAN.InUse, sighting{"192.168.50.110", mac})
+			})
+		})
+		_, err := p.request("192.168.50.110", "")
+		refused(t, err, `192\.168\.50\.110`, mac, `in use`)
+		p.must("192.168.50.111", "") // nobody has asked who has it
+		docker(t, "network", "rm", "lan")
+
+		b.network("--subnet", "192.168.50.0/24", "--gateway", router4, "--ipam-opt", "conflict=off", "-o", "parent=eth0", "lan")
+		b.pool("192.168.50.0/24", "", map[string]string{"conflict": "off"}).must("192.168.50.110", "")
+	})
+
 	b.network("--subnet", "192.168.50.0/24", "--gateway", router4, "--ipv6", "--subnet", "fd00:50::/64", "--gateway", router6,
 		"--ip-range", "fd00:50::1:0/120", "-o", "parent=eth0", "lan")
 	before := picture(t)
@@ -173,12 +192,9 @@ func TestSquattersElsewhere(t *testing.T) {
 	do(t, late, "arping -q -U -c 1 -I eth0 192.168.51.79 || :; ping -q -c 1 -W 1 -I fd00:51::4f fd00:51::1 || :")
 	conflict := func(addr string) func(lanState) bool {
 		return func(s lanState) bool {
-			for _, p := range s.Pools {
-				if slices.Contains(p.LAN.Conflicts, sighting{addr, lateMAC}) {
-					return true
-				}
-			}
-			return false
+			return slices.ContainsFunc(s.Pools, func(p poolState) bool {
+				return slices.Contains(p.LAN.Conflicts, sighting{addr, lateMAC})
+			})
 		}
 	}
 	eventually(t, "the conflict", conflict("192.168.51.79"))
