@@ -93,7 +93,8 @@ func TestLinkLocalRouter(t *testing.T) {
 	do(t, "", "ip -6 route del default; ip -6 route add default via "+router+" dev eth0")
 	defer do(t, "", "ip -6 route del default; ip -6 route add default via "+router6)
 	b.named("--ipv6", "-o", "parent=eth0", "lan")
-	if got := pools(t, "lan"); got["fd00:50::/64"] != router {
+	// An older Docker shows what was typed, and no gateway was.
+	if got := pools(t, "lan"); ownPool() && got["fd00:50::/64"] != router {
 		t.Errorf("the network has the pools %v, want the router %s", got, router)
 	}
 	c := b.connect("lan", "base1")
