@@ -164,7 +164,7 @@ func (i *IPAM) choose(p *pool, t *terms, r AddressRequest, proven netip.Addr) (n
 		if err := p.check(r.Addr); err != nil {
 			return r.Addr, take, err
 		}
-		if r.Gateway || r.Name == "" && (i.pending(p) > 0 || i.replaying(p)) || p.held[r.Addr] != nil {
+		if r.Gateway || r.Name == "" && i.pending(p) > 0 || p.held[r.Addr] != nil {
 			return r.Addr, take, nil // not for a container, or the holder decides
 		}
 		if err := i.permit(p, r.Addr); err != nil {

@@ -46,6 +46,7 @@ type pool struct {
 	taken    map[netip.Addr]string // by the host; see Host
 	seen     map[netip.Addr]*seen  // in use by others on the LAN
 	stocked  map[netip.Addr]*terms // in a stock, or on the way into it
+	links    []string              // on which the stock was asked about last
 
 	conflicts map[netip.Addr]*seen    // held, and in use by others, too
 	names     map[string][]netip.Addr // resting addresses of a container, the oldest first
@@ -196,9 +197,11 @@ func (i *IPAM) join(b *batch, p *pool, t *terms, o *offer) {
 	restore, daemon, window := p.remember(), p.daemon, p.window
 	if p.daemon < i.daemon {
 		p.daemon = i.daemon
-		if p.window = i.now().Sub(i.heard) < replayWithin; p.window {
+		if i.now().Sub(i.heard) < replayWithin {
 			p.beginReplay()
 			i.hear(p)
+		} else {
+			p.endReplay(either)
 		}
 	}
 	p.agree(t)

@@ -189,6 +189,7 @@ func (i *IPAM) ahead(p *pool, t *terms) int {
 // send has addresses probed that are marked as asked about.
 func (i *IPAM) send(p *pool, t *terms, addrs []netip.Addr) {
 	links, wait := i.parents(p), t.options.ProbeWait
+	p.links = links
 	i.scouts.Add(1)
 	go func() {
 		defer i.scouts.Done()
@@ -198,7 +199,7 @@ func (i *IPAM) send(p *pool, t *terms, addrs []netip.Addr) {
 		used, err := i.ask(ctx, links, addrs, wait)
 		i.mu.Lock()
 		defer i.mu.Unlock()
-		i.learn(p, t, addrs, used, err, sent)
+		i.learn(p, t, links, addrs, used, err, sent)
 	}()
 }
 
@@ -206,7 +207,8 @@ func (i *IPAM) send(p *pool, t *terms, addrs []netip.Addr) {
 const deadline = time.Second
 
 // learn puts what a probe has told into the stock.
-func (i *IPAM) learn(p *pool, t *terms, addrs []netip.Addr, used map[netip.Addr]net.HardwareAddr, err error, at time.Time) {
+func (i *IPAM) learn(p *pool, t *terms, links []string, addrs []netip.Addr, used map[netip.Addr]net.HardwareAddr, err error, at time.Time) {
+	unknown := err != nil || slices.ContainsFunc(i.parents(p), func(link string) bool { return !slices.Contains(links, link) })
 	if t.blind = err; err != nil {
 		t.blindAt = i.now()
 	}
@@ -216,11 +218,11 @@ func (i *IPAM) learn(p *pool, t *terms, addrs []netip.Addr, used map[netip.Addr]
 		}
 		before := t.asking[addr]
 		delete(t.asking, addr)
-		if before != nil && (err != nil || used[addr] != nil) {
+		if before != nil && (unknown || used[addr] != nil) {
 			p.seen[addr] = before
 			p.destock(addr)
 		}
-		if err != nil && used[addr] == nil {
+		if unknown && used[addr] == nil {
 			p.destock(addr)
 			continue
 		}
@@ -311,10 +313,16 @@ func (i *IPAM) guardLAN(subnets []netip.Prefix) {
 		i.lookAroundLater()
 	}
 	for _, subnet := range subnets {
-		if p := i.pool(subnet); p != nil {
-			for _, t := range p.terms {
-				i.scout(p, t)
+		p := i.pool(subnet)
+		if p == nil {
+			continue
+		}
+		joins := slices.ContainsFunc(i.parents(p), func(link string) bool { return !slices.Contains(p.links, link) })
+		for _, t := range p.terms {
+			if joins { // what is in stock has not been asked about on all links
+				p.unstock(t)
 			}
+			i.scout(p, t)
 		}
 	}
 }
