@@ -785,6 +785,25 @@ func TestTwoParents(t *testing.T) {
 	})
 }
 
+// What was asked on one link is not known of another that joins it.
+func TestAParentJoins(t *testing.T) {
+	for _, age := range []time.Duration{0, 10 * time.Millisecond, time.Second} {
+		onLAN(t, func(t *testing.T, b *lanBench) {
+			b.lan.comes("eth1", addrs("192.168.50.2", 20)...)
+			b.create("n1 eth0 192.168.50.0/24 192.168.50.1", "")
+			time.Sleep(age)
+			id := b.create("n2 eth1 192.168.50.0/24 192.168.50.1", "")
+			b.starts(id, "", "192.168.50.22")
+			b.delete("n2") // and comes again
+			b.release(id)
+			time.Sleep(age)
+			b.lan.comes("eth1", addrs("192.168.50.23", 20)...)
+			time.Sleep(5 * time.Minute)
+			b.starts(b.create("n3 eth1 192.168.50.0/24 192.168.50.1", ""), "", "192.168.50.43")
+		})
+	}
+}
+
 func TestClaims(t *testing.T) {
 	onLAN(t, func(t *testing.T, b *lanBench) {
 		id := b.create("n1 eth0 192.168.50.0/24 192.168.50.1", "")

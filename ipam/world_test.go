@@ -1,31 +1,55 @@
 package ipam
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"iter"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
+
+	"underlay/internal/options"
 )
 
 // world is dockerd, the driver and users around one IPAM. It makes the calls
 // that dockerd makes, in dockerd's order, and dies between any two of them.
 // What it knows to be needed must be held, once; at rest nothing else may be.
+//
+// On the LAN, other machines come and go, some heard and some silent, links
+// fail, and the host changes its own addresses.
 type world struct {
 	*bench
 	rt       *rapid.T
+	lan      *lan
+	came     map[place]time.Time       // other machines, since when
+	failed   map[string]time.Time      // links, when they did last
+	took     map[netip.Addr]time.Time  // the host's own addresses, since when
+	troubled map[netip.Addr]time.Time  // when a machine or the host had an address last
 	networks map[string]*dockerNetwork // those that dockerd has stored
 	pending  []*dockerNetwork          // those being created
 	made     int
 }
 
+type place struct {
+	link string
+	addr netip.Addr
+}
+
 type dockerNetwork struct {
+	parent    string
+	given     map[string]string
+	options   options.Pool
 	id        string
 	subnet    netip.Prefix
 	within    netip.Prefix
@@ -36,7 +60,11 @@ type dockerNetwork struct {
 }
 
 func (n *dockerNetwork) pools() NetworkPools {
-	return NetworkPools{Subnets: []netip.Prefix{n.subnet}, Reserved: n.reserved}
+	return NetworkPools{Subnets: []netip.Prefix{n.subnet}, Reserved: n.reserved, Parent: n.parent}
+}
+
+func (n *dockerNetwork) request() PoolRequest {
+	return PoolRequest{Subnet: n.subnet, Range: n.within, V6: n.subnet.Addr().Is6(), Options: n.given}
 }
 
 var worldSubnets = []struct {
@@ -51,6 +79,16 @@ var worldSubnets = []struct {
 	{netip.MustParsePrefix("fd00::/124"), []netip.Prefix{{}, netip.MustParsePrefix("fd00::4/126")}},
 }
 
+func newWorld(t *testing.T, rt *rapid.T) *world {
+	l := newLAN()
+	l.instant = true
+	b := &bench{t: t, path: filepath.Join(t.TempDir(), "state.db"), clock: time.Now(), ends: map[netip.Addr]string{},
+		macs: map[netip.Addr]net.HardwareAddr{}, config: Config{Detector: l, Host: l}}
+	b.open()
+	return &world{bench: b, rt: rt, lan: l, came: map[place]time.Time{}, failed: map[string]time.Time{},
+		took: map[netip.Addr]time.Time{}, troubled: map[netip.Addr]time.Time{}, networks: map[string]*dockerNetwork{}}
+}
+
 // begin is docker network create up to the point where the network exists.
 func (w *world) begin(rt *rapid.T) {
 	s := rapid.SampledFrom(worldSubnets).Draw(rt, "subnet")
@@ -58,7 +96,10 @@ func (w *world) begin(rt *rapid.T) {
 	w.made++
 	n := &dockerNetwork{id: fmt.Sprintf("network%05d", w.made), subnet: s.subnet, endpoints: map[netip.Addr]bool{}}
 	n.within = rapid.SampledFrom(s.ranges).Draw(rt, "range")
-	p, err := w.RequestPool(w.t.Context(), PoolRequest{Subnet: n.subnet, Range: n.within, V6: n.subnet.Addr().Is6()})
+	n.parent = rapid.SampledFrom([]string{"eth0", "eth0", "eth1", ""}).Draw(rt, "parent")
+	n.given = w.options(rt, n.subnet)
+	n.options, _ = options.ParsePool(n.given)
+	p, err := w.RequestPool(w.t.Context(), n.request())
 	if errors.Is(err, ErrOverlap) {
 		return
 	}
@@ -143,13 +184,26 @@ func (w *world) start(rt *rapid.T) {
 	if rapid.Bool().Draw(rt, "docker 29") {
 		r.Name = "web"
 	}
+	if rapid.Bool().Draw(rt, "has a reservation") && r.Name != "" {
+		r.Name = "db"
+	}
+	before := w.observe(n)
 	addr, err := w.request(r)
-	if err != nil {
-		if errors.Is(err, ErrExhausted) {
-			w.full(n)
+	switch {
+	case errors.Is(err, ErrExhausted):
+		w.full(n)
+		return
+	case errors.Is(err, ErrTaken):
+		if strings.Contains(err.Error(), "LAN") && w.quiet(r.Addr) && w.quiet(n.reservedFor(r.Name)) {
+			rt.Fatalf("%+v: %v, but no machine was there", r, err)
 		}
 		return
+	case errors.Is(err, ErrUnusable):
+		return
+	default:
+		w.must(err)
 	}
+	w.allowed(n, r, addr, before)
 	if len(w.pending) > 0 && r.Name == "" && w.reserved(addr) {
 		// Taken for an aux address of the network being created. The driver
 		// refuses such an endpoint.
@@ -159,7 +213,7 @@ func (w *world) start(rt *rapid.T) {
 	if w.needed()[addr] > 0 {
 		rt.Fatalf("%v is given to a container of %s, but needed already", addr, n.id)
 	}
-	if !r.Addr.IsValid() && n.within.IsValid() && !n.within.Contains(addr) {
+	if !r.Addr.IsValid() && n.within.IsValid() && !n.within.Contains(addr) && addr != n.reservedFor(r.Name) {
 		rt.Fatalf("%v is not in range %v", addr, n.within)
 	}
 	if got, ok := w.Name(addr); r.Name != "" && (got != r.Name || !ok) {
@@ -176,6 +230,7 @@ func (w *world) start(rt *rapid.T) {
 		delete(w.ends, addr)
 	default:
 		w.ends[addr] = "endpoint on " + n.id
+		w.macs[addr] = net.HardwareAddr{2, 0, 0, 0, 0, 1}
 		n.endpoints[addr] = true
 	}
 }
@@ -208,7 +263,7 @@ func (w *world) replay(rt *rapid.T) {
 	ids := slices.Sorted(maps.Keys(w.networks))
 	for _, id := range rapid.Permutation(ids).Draw(rt, "order") {
 		n := w.networks[id]
-		p, err := w.RequestPool(w.t.Context(), PoolRequest{Subnet: n.subnet, Range: n.within, V6: n.subnet.Addr().Is6()})
+		p, err := w.RequestPool(w.t.Context(), n.request())
 		w.must(err)
 		if p.ID != n.pool {
 			rt.Fatalf("pool %s was %s", p.ID, n.pool)
@@ -253,10 +308,12 @@ func (w *world) wait(rt *rapid.T) {
 	w.later()
 }
 
-// same compares two states, one of which has no time zone and monotonic clock.
+// same compares two states, one of which has no time zone and monotonic clock,
+// and knows nothing of the LAN yet.
 func same(a, b State) bool {
 	for _, s := range []State{a, b} {
 		for k := range s.Pools {
+			s.Pools[k].LAN = LANState{Resting: s.Pools[k].LAN.Resting}
 			for l := range s.Pools[k].Addresses {
 				at := &s.Pools[k].Addresses[l].Since
 				*at = at.UTC().Round(0)
@@ -266,8 +323,217 @@ func same(a, b State) bool {
 	return reflect.DeepEqual(a, b)
 }
 
+// options draws what a network wants of its pool.
+func (w *world) options(rt *rapid.T, subnet netip.Prefix) map[string]string {
+	o := map[string]string{}
+	first, last := usable(subnet)
+	if rapid.IntRange(0, 3).Draw(rt, "excludes") == 0 {
+		from := w.any(rt, subnet)
+		o["exclude"] = options.Range{First: from, Last: from.Next()}.String()
+	}
+	if a := w.any(rt, subnet); rapid.IntRange(0, 3).Draw(rt, "reserves") == 0 && !a.Less(first) && !last.Less(a) {
+		o["reserve"] = "db=" + a.String()
+	}
+	for _, values := range [][]string{
+		{"conflict", "", "", "listen", "off"}, {"probe_ahead", "", "0", "1"}, {"rest", "", "0"},
+	} {
+		if v := rapid.SampledFrom(values[1:]).Draw(rt, values[0]); v != "" {
+			o[values[0]] = v
+		}
+	}
+	if _, err := options.ParsePool(o); err != nil {
+		delete(o, "exclude") // of what is reserved
+	}
+	return o
+}
+
+// squat is a machine that comes, and perhaps is heard.
+func (w *world) squat(rt *rapid.T) {
+	at := place{rapid.SampledFrom([]string{"eth0", "eth1"}).Draw(rt, "link"), w.any(rt, rapid.SampledFrom(worldSubnets).Draw(rt, "subnet").subnet)}
+	claims := rapid.Bool().Draw(rt, "claims")
+	if claims {
+		w.Heard(Sighting{Link: at.link, Addr: at.addr, MAC: macOf(at.addr), Claim: true})
+		w.troubled[at.addr] = w.tick()
+	}
+	if _, there := w.came[at]; !there && (!claims || rapid.Bool().Draw(rt, "stays")) {
+		w.lan.comes(at.link, at.addr.String())
+		w.came[at] = w.tick()
+	}
+}
+
+func (w *world) squatter(rt *rapid.T) place {
+	if len(w.came) == 0 {
+		rt.Skip("no machine")
+	}
+	all := slices.SortedFunc(maps.Keys(w.came), func(a, b place) int {
+		return cmp.Or(a.addr.Compare(b.addr), strings.Compare(a.link, b.link))
+	})
+	return rapid.SampledFrom(all).Draw(rt, "machine")
+}
+
+func (w *world) speak(rt *rapid.T) {
+	at := w.squatter(rt)
+	w.Heard(Sighting{Link: at.link, Addr: at.addr, MAC: macOf(at.addr)})
+}
+
+func (w *world) leave(rt *rapid.T) {
+	at := w.squatter(rt)
+	w.lan.goes(at.link, at.addr.String())
+	delete(w.came, at)
+	w.troubled[at.addr] = w.tick()
+}
+
+// cable is pulled out of a link, or put in again.
+func (w *world) cable(rt *rapid.T) {
+	link := rapid.SampledFrom([]string{"eth0", "eth1"}).Draw(rt, "link")
+	if w.lan.failing[link] == nil {
+		w.lan.fails(link, errDown)
+	} else {
+		w.lan.fails(link, nil)
+	}
+	w.failed[link] = w.tick()
+}
+
+// readdress gives the host one more address, or takes it one.
+func (w *world) readdress(rt *rapid.T) {
+	addr := w.any(rt, rapid.SampledFrom(worldSubnets).Draw(rt, "subnet").subnet)
+	if _, has := w.took[addr]; has {
+		delete(w.took, addr)
+		delete(w.lan.taken, addr)
+		w.troubled[addr] = w.tick()
+		return
+	}
+	w.lan.taken[addr] = "an address of this host"
+	w.took[addr] = w.tick()
+}
+
+// minutes pass, with all that happens every minute.
+func (w *world) minutes(rt *rapid.T) {
+	for range rapid.SampledFrom([]int{1, 1, 2, 6, 20}).Draw(rt, "minutes") {
+		w.pass(scoutEvery)
+		w.lookAround()
+		w.scouts.Wait()
+	}
+}
+
+// seconds pass, and perhaps nothing happens although it should.
+func (w *world) seconds(rt *rapid.T) {
+	w.pass(time.Duration(rapid.SampledFrom([]int{1, 3, 30, 100, 1000}).Draw(rt, "seconds")) * time.Second)
+}
+
+// quiet says that neither a machine nor the host has had an address for long.
+func (w *world) quiet(addr netip.Addr) bool {
+	for at := range w.came {
+		if at.addr == addr {
+			return false
+		}
+	}
+	if _, has := w.took[addr]; has {
+		return false
+	}
+	last, ever := w.troubled[addr]
+	return !ever || w.tick().Sub(last) > seenFor+time.Second
+}
+
+func (n *dockerNetwork) reservedFor(name string) netip.Addr {
+	a, _ := n.options.Reserved(name, n.subnet.Addr().Is6())
+	return a
+}
+
+// sight is what could be known before a request.
+type sight struct {
+	at      time.Time
+	aux     bool // an explicit address without a name is taken for one of a network being created
+	blind   bool
+	parents []string
+	rested  map[netip.Addr]time.Time
+	inUse   map[netip.Addr]bool
+}
+
+func (w *world) observe(n *dockerNetwork) sight {
+	p := w.IPAM.pool(n.subnet)
+	s := sight{at: w.tick(), aux: w.IPAM.pending(p) > 0, parents: w.parents(p), rested: map[netip.Addr]time.Time{}, inUse: map[netip.Addr]bool{}}
+	for _, link := range s.parents {
+		if last, ever := w.failed[link]; w.lan.failing[link] != nil || ever && s.at.Sub(last) < 2*time.Second {
+			s.blind = true
+		}
+	}
+	for addr, r := range p.alloc.resting {
+		s.rested[addr] = r.since
+	}
+	for addr, o := range p.seen {
+		s.inUse[addr] = s.at.Before(o.until) && !o.last.IsZero()
+	}
+	return s
+}
+
+// allowed wants a container's new address to be none that it must not have.
+func (w *world) allowed(n *dockerNetwork, r AddressRequest, addr netip.Addr, before sight) {
+	if before.aux && r.Addr.IsValid() && r.Name == "" {
+		return
+	}
+	if since, has := w.took[addr]; has && before.at.Sub(since) > takenFor {
+		w.rt.Fatalf("%v is given, and is the host's own", addr)
+	}
+	for _, o := range w.all() {
+		if o.subnet != n.subnet {
+			continue
+		}
+		if o.options.Excluded(addr) {
+			w.rt.Fatalf("%v is given, and excluded by %s", addr, o.id)
+		}
+		for name, addrs := range o.options.Reserve {
+			if slices.Contains(addrs, addr) && !r.Addr.IsValid() && (r.Name != name || n.reservedFor(name) != addr) {
+				w.rt.Fatalf("%v is given to %q of %s, and reserved for %s by %s", addr, r.Name, n.id, name, o.id)
+			}
+		}
+	}
+	for _, link := range before.parents {
+		since, there := w.came[place{link, addr}]
+		if !there {
+			continue
+		}
+		if before.inUse[addr] && n.options.Conflict != options.Off {
+			w.rt.Fatalf("%v is given, and known to be in use on %s", addr, link)
+		}
+		if rested := before.rested[addr]; since.Before(rested) {
+			since = rested // it was ours until then
+		}
+		if before.at.Sub(since) > freshFor && n.options.Conflict == options.Probe && !before.blind {
+			w.rt.Fatalf("%v is given, and in use on %s since %v", addr, link, since)
+		}
+	}
+}
+
+// heeded wants the pool to heed what its networks want of it.
+func (w *world) heeded() {
+	pools := map[netip.Prefix]PoolState{}
+	for _, p := range w.Snapshot().Pools {
+		pools[p.Subnet] = p
+	}
+	for _, n := range w.all() {
+		p := pools[n.subnet]
+		first, last := usable(n.subnet)
+		for _, x := range n.options.Exclude {
+			for a := x.First; x.Contains(a); a = a.Next() {
+				if !a.Less(first) && !last.Less(a) && !slices.ContainsFunc(p.Excluded, func(r options.Range) bool { return r.Contains(a) }) {
+					w.rt.Fatalf("%s excludes %v, but its pool only %v", n.id, a, p.Excluded)
+				}
+			}
+		}
+		if a := n.reservedFor("db"); a.IsValid() && p.Reserved[a] != "db" {
+			w.rt.Fatalf("%s reserves %v, but its pool %v", n.id, a, p.Reserved)
+		}
+		if p.Conflict == options.Off && n.options.Conflict != options.Off || p.Conflict == options.Listen && n.options.Conflict == options.Probe {
+			w.rt.Fatalf("%s wants %s, but its pool %s", n.id, n.options.Conflict, p.Conflict)
+		}
+	}
+}
+
 // check holds what must always hold.
 func (w *world) check(*rapid.T) {
+	w.scouts.Wait()
+	w.heeded()
 	held := w.heldNow()
 	for addr, n := range w.needed() {
 		if n > 1 {
@@ -283,6 +549,11 @@ func (w *world) check(*rapid.T) {
 		}
 		if err := p.sound(); err != nil {
 			w.rt.Fatalf("%v: %v", p.subnet, err)
+		}
+		for _, t := range p.terms {
+			if t.waiting != 0 || len(t.asking) > 0 {
+				w.rt.Fatalf("%s: %d wait, %d are asked about", t.id, t.waiting, len(t.asking))
+			}
 		}
 		return true
 	})
@@ -366,8 +637,11 @@ func (w *world) full(n *dockerNetwork) {
 	first, last := usable(n.subnet)
 	held := w.heldNow()
 	for a := first; a.IsValid() && !last.Less(a); a = a.Next() {
-		if _, ok := held[a]; !ok && (!n.within.IsValid() || n.within.Contains(a)) {
-			w.rt.Fatalf("%s is said to be exhausted, but %v is free", n.pool, a)
+		if _, ok := held[a]; ok || n.within.IsValid() && !n.within.Contains(a) {
+			continue
+		}
+		if p := w.IPAM.pool(n.subnet); w.quiet(a) && p.reserved[a] == "" && !p.alloc.excluded.has(a) {
+			w.rt.Fatalf("%s is said to be exhausted, but %v is free: %+v", n.pool, a, w.Snapshot())
 		}
 	}
 }
@@ -387,7 +661,12 @@ func (w *world) heldNow() map[netip.Addr]Kind {
 }
 
 func (w *world) request(r AddressRequest) (netip.Addr, error) {
-	a, err := w.RequestAddress(w.t.Context(), r)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
+	defer cancel()
+	a, err := w.RequestAddress(ctx, r)
+	if errors.Is(err, context.DeadlineExceeded) {
+		w.rt.Fatal(err)
+	}
 	if err == nil {
 		if subnet, _, _ := ParsePoolID(r.PoolID); a.Masked() != subnet {
 			w.rt.Fatalf("%v has not the mask of %v", a, subnet)
@@ -465,7 +744,26 @@ func (p *pool) sound() error {
 			}
 		}
 	}
+	for a := range p.conflicts {
+		if p.held[a] == nil {
+			err = fmt.Errorf("%v is in conflict and not held", a)
+		}
+	}
+	for id, t := range p.terms {
+		if t.id != id || t.refs < 0 || t.before < 0 || t.before > 0 && !p.window {
+			err = fmt.Errorf("terms %s as %s of %d networks, %d before", t.id, id, t.refs, t.before)
+		}
+		for _, s := range t.stock {
+			if p.stocked[s.addr] != t {
+				err = fmt.Errorf("%v is in stock of %s, and not stocked", s.addr, id)
+			}
+		}
+	}
 	for a, t := range p.stocked {
+		if p.terms[t.id] != t || p.taken[a] != "" || p.reserved[a] != "" || p.alloc.excluded.has(a) {
+			err = fmt.Errorf("%v is in stock of %s, known: %t; taken: %q, reserved: %q, excluded: %t", a, t.id, p.terms[t.id] == t,
+				p.taken[a], p.reserved[a], p.alloc.excluded.has(a))
+		}
 		_, asking := t.asking[a]
 		if stocked := slices.ContainsFunc(t.stock, func(s proven) bool { return s.addr == a }); stocked == asking || p.held[a] != nil || p.seen[a] != nil {
 			err = fmt.Errorf("%v is in stock: %t, asked about: %t, held: %t, in use: %t", a, stocked, asking, p.held[a] != nil, p.seen[a] != nil)
@@ -505,8 +803,8 @@ func TestWorld(t *testing.T) {
 		}
 	}
 	rapid.Check(t, func(rt *rapid.T) {
-		w := &world{bench: newBench(t), rt: rt, networks: map[string]*dockerNetwork{}}
-		defer func() { w.store.Close() }()
+		w := newWorld(t, rt)
+		defer func() { w.Close(); w.store.Close() }()
 		rt.Repeat(map[string]func(*rapid.T){
 			"":               w.check,
 			"begin":          w.begin,
@@ -519,6 +817,14 @@ func TestWorld(t *testing.T) {
 			"reconnect":      w.reconnect,
 			"plugin restart": w.restartPlugin,
 			"wait":           w.wait,
+			"squat":          w.squat,
+			"squat more":     w.squat,
+			"speak":          w.speak,
+			"leave":          w.leave,
+			"cable":          w.cable,
+			"host":           w.readdress,
+			"minutes":        w.minutes,
+			"seconds":        w.seconds,
 			"rest":           w.rest,
 		})
 		w.rest(rt)
