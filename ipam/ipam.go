@@ -72,19 +72,20 @@ type IPAM struct {
 	now      func() time.Time
 	grace    time.Duration
 
-	mu       sync.Mutex
-	pools    *btree.BTreeG[*pool] // by subnet; no two overlap
-	networks map[string]NetworkPools
-	naming   map[netip.Prefix]map[string]struct{} // subnet to the networks that name it
-	daemon   uint64                               // dockerd's generation: how often it has connected
-	heard    time.Time                            // when it connected, or went on with its replay
-	replayed uint64                               // the latest generation known to have replayed its networks
-	timed    bool                                 // a clearing of leftovers is due
-	taken    map[netip.Addr]string                // by the host itself; see Host
-	takenAt  time.Time
-	lifted   bool // dockerd is 28 or later: it accepts pools that overlap the host's routes
-	looking  bool // lookAround is due
-	looker   *time.Timer
+	mu        sync.Mutex
+	pools     *btree.BTreeG[*pool] // by subnet; no two overlap
+	networks  map[string]NetworkPools
+	naming    map[netip.Prefix]map[string]struct{} // subnet to the networks that name it
+	daemon    uint64                               // dockerd's generation: how often it has connected
+	heard     time.Time                            // when it connected, or went on with its replay
+	replayed  uint64                               // the latest generation known to have replayed its networks
+	timed     bool                                 // a clearing of leftovers is due
+	taken     map[netip.Addr]string                // by the host itself; see Host
+	takenAt   time.Time
+	takenTook time.Duration // to look them up
+	lifted    bool          // dockerd is 28 or later: it accepts pools that overlap the host's routes
+	looking   bool          // lookAround is due
+	looker    *time.Timer
 }
 
 // New loads the pools and addresses on disk. Networks are not stored here:

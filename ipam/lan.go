@@ -50,6 +50,8 @@ type Sighting struct {
 const (
 	// takenFor is for how long the host's own addresses are not looked up again.
 	takenFor = 2 * time.Second
+	// slowLook is how long that look-up may take without being put off.
+	slowLook = 20 * time.Millisecond
 	// claimFor is how long an address is left to another machine that has
 	// claimed it: RFC 5227 section 1.1 has it announce within 9 s.
 	claimFor = 10 * time.Second
@@ -231,22 +233,34 @@ func (p *pool) unsee(addr netip.Addr) {
 }
 
 // refresh looks up the addresses that no container may have. Called without the
-// lock. What could not be looked up stays as it was.
+// lock. Where that takes long, as on a router with many routes, it is done
+// seldom and in the background: calls go on with what was so a short while ago.
 func (i *IPAM) refresh() {
 	if i.host == nil {
 		return
 	}
 	i.hosting.Lock() // nobody goes on before the first one knows
-	defer i.hosting.Unlock()
 	i.mu.Lock()
-	due := i.now().Sub(i.takenAt) >= takenFor
+	due, slow := i.now().Sub(i.takenAt) >= max(takenFor, 20*i.takenTook), i.takenTook > slowLook
 	if due {
 		i.takenAt = i.now()
 	}
 	i.mu.Unlock()
-	if !due {
-		return
+	switch {
+	case !due:
+		i.hosting.Unlock()
+	case slow:
+		i.hosting.Unlock()
+		go i.look()
+	default:
+		i.look()
+		i.hosting.Unlock()
 	}
+}
+
+// look is a refresh that is due. What cannot be looked up stays as it was.
+func (i *IPAM) look() {
+	begun := time.Now()
 	taken, err := i.host.Taken()
 	if err != nil {
 		i.log.WithError(err).Warn("the host's own addresses could not be looked up")
@@ -254,6 +268,7 @@ func (i *IPAM) refresh() {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	i.takenTook = time.Since(begun)
 	if maps.Equal(taken, i.taken) {
 		return
 	}
