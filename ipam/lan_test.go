@@ -64,6 +64,9 @@ func (l *lan) Probe(ctx context.Context, link string, addrs []netip.Addr, wait t
 	}
 	err := l.failing[link]
 	l.mu.Unlock()
+	if errors.Is(err, context.DeadlineExceeded) { // a host too busy to ask
+		<-ctx.Done()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -651,6 +654,20 @@ func TestListeningIsPatient(t *testing.T) {
 		b.fails(id, "", "5 are held, 0 excluded, 0 reserved or the host's own, 1 in use")
 		time.Sleep(seenFor)
 		b.starts(id, "", "192.168.50.3")
+	})
+}
+
+// A host that is too busy to ask is not blind: nothing is given out unasked.
+func TestBusyHost(t *testing.T) {
+	onLAN(t, func(t *testing.T, b *lanBench) {
+		b.lan.comes("eth0", addrs("192.168.50.2", 20)...)
+		b.lan.fails("eth0", fmt.Errorf("asking on eth0: %w", context.DeadlineExceeded))
+		id := b.create("n1 eth0 192.168.50.0/24 192.168.50.1", "")
+		time.AfterFunc(deadline/2, func() { b.lan.fails("eth0", nil) })
+		b.starts(id, "", "192.168.50.22")
+		if s := b.state().LAN.Blind; s != "" {
+			t.Errorf("blind: %q", s)
+		}
 	})
 }
 

@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net"
 	"net/netip"
@@ -203,14 +204,25 @@ func (i *IPAM) send(p *pool, t *terms, addrs []netip.Addr) {
 	}()
 }
 
-// deadline is how much longer than it should a probe may take.
-const deadline = time.Second
+// deadline is how much longer than it should a probe may take on a host that is
+// too busy: what was found by then is kept, all else is asked again. Requests
+// wait for 10 s.
+const deadline = 5 * time.Second
 
 // learn puts what a probe has told into the stock.
 func (i *IPAM) learn(p *pool, t *terms, links []string, addrs []netip.Addr, used map[netip.Addr]net.HardwareAddr, err error, at time.Time) {
 	unknown := err != nil || slices.ContainsFunc(i.parents(p), func(link string) bool { return !slices.Contains(links, link) })
-	if t.blind = err; err != nil {
-		t.blindAt = i.now()
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		// This host is too busy, which tells nothing about the LAN.
+		i.log.WithField("pool", p.subnet).Warnf("the LAN could not be asked in time, so it is asked again: %v", err)
+	case err != nil:
+		if t.blind == nil && i.ctx.Err() == nil {
+			i.log.WithField("pool", p.subnet).Warnf("addresses are given out without asking the LAN: %v", err)
+		}
+		t.blind, t.blindAt = err, i.now()
+	default:
+		t.blind = nil
 	}
 	for _, addr := range addrs {
 		if p.stocked[addr] != t {
