@@ -173,6 +173,7 @@ func (i *IPAM) choose(p *pool, t *terms, r AddressRequest, proven netip.Addr) (n
 		do, err := i.mustAsk(p, t, r.Addr, proven)
 		return r.Addr, do, err
 	}
+	t.used = i.now()
 	if addr, ok := i.own(p, t, r.Name); ok {
 		if err := i.permit(p, addr); err != nil {
 			return addr, take, err

@@ -63,8 +63,8 @@ func newAllocator(subnet netip.Prefix) *allocator {
 
 // pick returns the address of a range that is next to be given out, without
 // taking it. The zero range is the whole subnet. Of the resting ones, it is the
-// first that fits.
-func (a *allocator) pick(within netip.Prefix, fits func(netip.Addr, *rest) bool) (found netip.Addr, ok bool) {
+// first that fits; they are looked at in their order, up to the last.
+func (a *allocator) pick(within netip.Prefix, look func(netip.Addr, *rest) (fits, last bool)) (found netip.Addr, ok bool) {
 	s := a.span(within)
 	found, ok = a.fresh(s.cursor, s.last)
 	if !ok {
@@ -75,10 +75,11 @@ func (a *allocator) pick(within netip.Prefix, fits func(netip.Addr, *rest) bool)
 		return found, true
 	}
 	s.order.Scan(func(_ uint64, addr netip.Addr) bool {
-		if fits(addr, a.resting[addr]) {
+		fits, last := look(addr, a.resting[addr])
+		if fits {
 			found, ok = addr, true
 		}
-		return !ok
+		return !fits && !last
 	})
 	return found, ok
 }

@@ -110,7 +110,7 @@ func TestAllocatorGivesAsTheNaiveOneDoes(t *testing.T) {
 	})
 }
 
-func anyRest(netip.Addr, *rest) bool { return true }
+func anyRest(netip.Addr, *rest) (fits, last bool) { return true, false }
 
 func TestRestingIsBounded(t *testing.T) {
 	p := newPool(netip.MustParsePrefix("10.0.0.0/16"))

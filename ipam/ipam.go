@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -58,19 +59,20 @@ type Users interface {
 
 // IPAM holds all pools. Its methods may be called in parallel.
 type IPAM struct {
-	store    *store.Store
-	users    Users
-	host     Host
-	detector Detector
-	defaults []DefaultPool
-	log      *logrus.Entry
-	ctx      context.Context // ends with Close
-	cancel   context.CancelFunc
-	scouts   sync.WaitGroup
-	watching sync.Mutex // held while the detector is told where to listen
-	hosting  sync.Mutex // held while the host is asked for its addresses
-	now      func() time.Time
-	grace    time.Duration
+	store      *store.Store
+	users      Users
+	host       Host
+	detector   Detector
+	defaults   []DefaultPool
+	log        *logrus.Entry
+	ctx        context.Context // ends with Close
+	cancel     context.CancelFunc
+	scouts     sync.WaitGroup
+	watching   sync.Mutex  // held while the detector is told where to listen
+	rewatching atomic.Bool // a telling is due
+	hosting    sync.Mutex  // held while the host is asked for its addresses
+	now        func() time.Time
+	grace      time.Duration
 
 	mu        sync.Mutex
 	pools     *btree.BTreeG[*pool] // by subnet; no two overlap
@@ -86,6 +88,7 @@ type IPAM struct {
 	lifted    bool          // dockerd is 28 or later: it accepts pools that overlap the host's routes
 	looking   bool          // lookAround is due
 	looker    *time.Timer
+	clearer   *time.Timer
 }
 
 // New loads the pools and addresses on disk. Networks are not stored here:
@@ -128,8 +131,10 @@ func New(st *store.Store, users Users, cfg Config) (*IPAM, error) {
 func (i *IPAM) Close() {
 	i.cancel()
 	i.mu.Lock()
-	if i.looker != nil {
-		i.looker.Stop()
+	for _, t := range []*time.Timer{i.looker, i.clearer} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 	i.mu.Unlock()
 	i.scouts.Wait()

@@ -86,20 +86,35 @@ func (i *IPAM) parents(p *pool) []string {
 
 // guard returns how a request's terms have its pool guarded.
 func (i *IPAM) guard(p *pool, t *terms) options.Conflict {
-	if i.detector == nil || len(i.parents(p)) == 0 {
+	if i.detector == nil || !i.leads(p) {
 		return options.Off
 	}
 	return t.options.Conflict
 }
 
+// leads says whether a link leads to a pool's LAN.
+func (i *IPAM) leads(p *pool) bool {
+	for id := range i.naming[p.subnet] {
+		if i.networks[id].Parent != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// rewatchSoon has rewatch done in the background, once for all who want it.
+func (i *IPAM) rewatchSoon() {
+	if i.detector != nil && !i.rewatching.Swap(true) {
+		go i.rewatch()
+	}
+}
+
 // rewatch has the detector listen where a pool wants it. Called without the
 // lock, or in the background.
 func (i *IPAM) rewatch() {
-	if i.detector == nil {
-		return
-	}
 	i.watching.Lock() // so that the last one to look is the last one to tell
 	defer i.watching.Unlock()
+	i.rewatching.Store(false)
 	i.mu.Lock()
 	links := map[string]struct{}{}
 	i.pools.Scan(func(p *pool) bool {

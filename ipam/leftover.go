@@ -24,7 +24,7 @@ func (i *IPAM) clearLater() {
 	}
 	i.timed = true
 	// A little more, so that what has just begun is old enough by then.
-	time.AfterFunc(i.grace+time.Second, i.clear)
+	i.clearer = time.AfterFunc(i.grace+time.Second, i.clear)
 }
 
 // clear frees all leftovers.

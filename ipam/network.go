@@ -71,7 +71,7 @@ func (i *IPAM) NetworkDeleted(ctx context.Context, id string) error {
 		return nil
 	}
 	i.forget(id, n)
-	defer func() { go i.rewatch() }()
+	i.rewatchSoon()
 	b := &batch{}
 	b.onSettle(func(err error) {
 		if err != nil {

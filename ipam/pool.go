@@ -175,7 +175,7 @@ func (i *IPAM) create(b *batch, subnet netip.Prefix, t *terms, o *offer) {
 			p.mark(addr)
 		}
 	}
-	p.agree(t)
+	p.agree(t).used = i.now()
 	p.daemon = i.daemon
 	p.request(i, o)
 	p.settled = make(chan struct{})
@@ -204,7 +204,9 @@ func (i *IPAM) join(b *batch, p *pool, t *terms, o *offer) {
 			p.endReplay(either)
 		}
 	}
-	p.agree(t)
+	if t = p.agree(t); !p.window {
+		t.used = i.now()
+	}
 	p.request(i, o)
 	p.settled = make(chan struct{})
 	b.add(p.putSelf())

@@ -23,6 +23,9 @@ const (
 	scoutEvery = time.Minute
 	// freshFor is how long a probe is believed.
 	freshFor = 90 * time.Second
+	// keptFor is how long after the last request a stock is kept fresh: a host
+	// with hundreds of quiet networks leaves their LANs in peace.
+	keptFor = time.Hour
 	// blindFor is how long a probe that could not be sent stands for the next.
 	blindFor = time.Second
 	// maxAsk is how many addresses are asked about at once: 3 probes each make
@@ -63,9 +66,11 @@ func (p *pool) marked(addr netip.Addr) bool {
 // be asked about, it may be one that another machine had a short while ago.
 func (i *IPAM) next(p *pool, t *terms, urgent, asked bool) (found netip.Addr, ok bool) {
 	now := i.now()
-	found, ok = p.alloc.pick(t.within, func(addr netip.Addr, r *rest) bool {
-		idle := !r.static && now.Sub(r.since) >= t.options.Rest
-		return (urgent || idle) && !p.marked(addr) && !p.alloc.excluded.has(addr)
+	found, ok = p.alloc.pick(t.within, func(addr netip.Addr, r *rest) (fits, last bool) {
+		if !urgent && (r.static || now.Sub(r.since) < t.options.Rest) {
+			return false, true // those after it have rested even less, or are static
+		}
+		return !p.marked(addr) && !p.alloc.excluded.has(addr), false
 	})
 	if ok || !urgent {
 		return found, ok
@@ -179,6 +184,9 @@ func (i *IPAM) scout(p *pool, t *terms) bool {
 // parent to itself takes the answers from it, too, so there is no use in asking
 // while it runs.
 func (i *IPAM) ahead(p *pool, t *terms) int {
+	if i.now().Sub(t.used) >= keptFor {
+		return 0
+	}
 	for id := range i.naming[p.subnet] {
 		if i.networks[id].Alone {
 			return 0
@@ -276,7 +284,7 @@ func (i *IPAM) lookAround() {
 	busy := false
 	i.pools.Scan(func(p *pool) bool {
 		i.expire(p)
-		if p.guarded() == options.Off || len(i.parents(p)) == 0 {
+		if p.guarded() == options.Off || !i.leads(p) {
 			return true
 		}
 		busy = true
@@ -295,7 +303,7 @@ func (i *IPAM) lookAround() {
 // rescout probes the stock anew. It stays in stock meanwhile.
 func (i *IPAM) rescout(p *pool, t *terms) {
 	i.scout(p, t)
-	if i.guard(p, t) != options.Probe {
+	if i.guard(p, t) != options.Probe || i.ahead(p, t) == 0 {
 		return
 	}
 	var addrs []netip.Addr
@@ -320,7 +328,7 @@ func (i *IPAM) guardLAN(subnets []netip.Prefix) {
 	if i.detector == nil {
 		return
 	}
-	go i.rewatch()
+	i.rewatchSoon()
 	if !i.looking {
 		i.lookAroundLater()
 	}

@@ -22,6 +22,7 @@ type terms struct {
 	before  int // networks, before what may be a replay began
 
 	// The stock: addresses probed ahead. See scout.go.
+	used    time.Time // when a network was last asked for, or an address that is nobody's yet
 	stock   []proven
 	asking  map[netip.Addr]*seen // on the way into the stock, with who had them before
 	waiting int                  // requests that wait for one
