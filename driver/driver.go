@@ -115,6 +115,16 @@ type State struct {
 	Endpoints []Endpoint `json:"endpoints"`
 }
 
+// Networks copies the networks, and says how many endpoints there are.
+func (d *Driver) Networks() (networks []Network, endpoints int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, n := range d.networks {
+		networks = append(networks, *n)
+	}
+	return networks, len(d.endpoints)
+}
+
 // Snapshot copies the driver's state.
 func (d *Driver) Snapshot() State {
 	d.mu.Lock()

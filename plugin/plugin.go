@@ -140,11 +140,11 @@ func (p *Plugin) load() {
 		p.config.Log.Errorf("every call fails until this is mended and the plugin started again: %v", p.failed)
 		return
 	}
-	s := p.parts.driver.Snapshot()
-	p.config.Log.Infof("loaded %d networks and %d endpoints in %s ms", len(s.Networks), len(s.Endpoints), milliseconds(start))
+	networks, endpoints := p.parts.driver.Networks()
+	p.config.Log.Infof("loaded %d networks and %d endpoints in %s ms", len(networks), endpoints, milliseconds(start))
 	p.parts.driver.Recover() // makes the parents that the IPAM is to watch
-	for i := range s.Networks {
-		p.parts.ipam.NetworkCreated(s.Networks[i].ID, pools(&s.Networks[i]))
+	for i := range networks {
+		p.parts.ipam.NetworkCreated(networks[i].ID, pools(&networks[i]))
 	}
 	if p.parts.host != nil {
 		p.workers.Go(p.follow)
