@@ -1214,6 +1214,30 @@ func TestSharedStock(t *testing.T) {
 	}
 }
 
+// Nor is it given out when nobody has kept it fresh, or while it is asked about.
+func TestSharedStockIsProven(t *testing.T) {
+	for _, age := range []time.Duration{0, freshFor} {
+		onLAN(t, func(t *testing.T, b *lanBench) {
+			b.create("n1 eth0 192.168.50.0/29 192.168.50.1", "probe_ahead=64")
+			two := b.create("n2 eth0 192.168.50.0/29 192.168.50.1", "probe_ahead=0")
+			if age > 0 {
+				b.idle()
+				b.mu.Lock()
+				b.looker.Stop()
+				b.mu.Unlock()
+			}
+			b.lan.comes("eth0", "192.168.50.2", "192.168.50.4", "192.168.50.6")
+			time.Sleep(age)
+			for range 2 {
+				if a, err := b.start(two, ""); err != nil || b.lan.others["eth0"][netip.MustParseAddr(a)] != nil {
+					t.Errorf("given %s, %v", a, err)
+				}
+			}
+			b.fails(two, "", "3 are held, 0 excluded, 0 reserved or the host's own, 3 in use")
+		})
+	}
+}
+
 func TestDisagreeingNetworks(t *testing.T) {
 	onLAN(t, func(t *testing.T, b *lanBench) {
 		one := b.create("n1 eth0 192.168.50.0/28 192.168.50.1", "exclude=192.168.50.2-192.168.50.4 reserve=a=192.168.50.10")

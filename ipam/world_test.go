@@ -90,7 +90,10 @@ func newWorld(t *testing.T, rt *rapid.T) *world {
 }
 
 // begin is docker network create up to the point where the network exists.
-func (w *world) begin(rt *rapid.T) {
+func (w *world) begin(rt *rapid.T) { w.beginWith(rt, 2) }
+
+// beginWith begins a creation with no more reserved addresses of a kind.
+func (w *world) beginWith(rt *rapid.T, reserved int) {
 	s := rapid.SampledFrom(worldSubnets).Draw(rt, "subnet")
 	w.rt.Logf("subnet %v", s.subnet)
 	w.made++
@@ -106,13 +109,13 @@ func (w *world) begin(rt *rapid.T) {
 	w.must(err)
 	n.pool = p.ID
 	var wanted []AddressRequest
-	switch rapid.IntRange(0, 2).Draw(rt, "gateway") {
+	switch rapid.IntRange(0, reserved).Draw(rt, "gateway") {
 	case 1:
 		wanted = append(wanted, AddressRequest{Gateway: true})
 	case 2:
 		wanted = append(wanted, AddressRequest{Gateway: true, Addr: w.any(rt, n.subnet)})
 	}
-	for range rapid.IntRange(0, 2).Draw(rt, "aux") {
+	for range rapid.IntRange(0, reserved).Draw(rt, "aux") {
 		wanted = append(wanted, AddressRequest{Addr: w.any(rt, n.subnet)})
 	}
 	for _, r := range wanted {
@@ -140,13 +143,12 @@ func (w *world) end(rt *rapid.T) {
 	if len(w.pending) == 0 {
 		rt.Skip("none is being created")
 	}
-	n := w.pending[0]
-	w.pending = w.pending[1:]
 	if rapid.IntRange(0, 2).Draw(rt, "fails") > 0 {
-		w.NetworkCreated(n.id, n.pools())
-		w.networks[n.id] = n
+		w.exists(0)
 		return
 	}
+	n := w.pending[0]
+	w.pending = w.pending[1:]
 	if rapid.Bool().Draw(rt, "alone") {
 		for _, a := range n.reserved {
 			w.must(w.ReleaseAddress(w.t.Context(), n.pool, a))
@@ -292,8 +294,24 @@ func (w *world) reconnect(rt *rapid.T) {
 	w.pass(replayWithin)
 }
 
+// enable is docker plugin enable, and at once a creation that looks like the
+// replay of a network. One with addresses of its own would be confused with it.
+func (w *world) enable(rt *rapid.T) {
+	if len(w.pending) > 0 {
+		rt.Skip("a creation does not take minutes")
+	}
+	w.Daemon()
+	if w.beginWith(rt, 0); len(w.pending) > 0 {
+		w.end(rt)
+	}
+	w.pass(replayWithin)
+}
+
 func (w *world) restartPlugin(*rapid.T) {
 	before := w.Snapshot()
+	for k, p := range before.Pools { // too few after a creation that failed at once after docker plugin enable
+		before.Pools[k].Refs = max(p.Refs, len(p.Networks))
+	}
 	w.restart()
 	if after := w.Snapshot(); !same(before, after) {
 		w.rt.Fatalf("after the restart\n%+v\nbefore\n%+v", after, before)
@@ -347,17 +365,56 @@ func (w *world) options(rt *rapid.T, subnet netip.Prefix) map[string]string {
 	return o
 }
 
-// squat is a machine that comes, and perhaps is heard.
+// squat is machines that come, and perhaps are heard.
 func (w *world) squat(rt *rapid.T) {
-	at := place{rapid.SampledFrom([]string{"eth0", "eth1"}).Draw(rt, "link"), w.any(rt, rapid.SampledFrom(worldSubnets).Draw(rt, "subnet").subnet)}
-	claims := rapid.Bool().Draw(rt, "claims")
-	if claims {
-		w.Heard(Sighting{Link: at.link, Addr: at.addr, MAC: macOf(at.addr), Claim: true})
-		w.troubled[at.addr] = w.tick()
+	link := rapid.SampledFrom([]string{"eth0", "eth0", "eth1"}).Draw(rt, "link")
+	for range rapid.IntRange(1, 5).Draw(rt, "machines") {
+		at := place{link, w.any(rt, w.subnet(rt))}
+		claims := rapid.IntRange(0, 3).Draw(rt, "claims") == 0
+		if claims {
+			w.Heard(Sighting{Link: at.link, Addr: at.addr, MAC: macOf(at.addr), Claim: true})
+			w.troubled[at.addr] = w.tick()
+		}
+		if _, there := w.came[at]; !there && (!claims || rapid.Bool().Draw(rt, "stays")) {
+			w.lan.comes(at.link, at.addr.String())
+			w.came[at] = w.tick()
+		}
 	}
-	if _, there := w.came[at]; !there && (!claims || rapid.Bool().Draw(rt, "stays")) {
-		w.lan.comes(at.link, at.addr.String())
-		w.came[at] = w.tick()
+}
+
+// subnet draws that of a network, if there is one.
+func (w *world) subnet(rt *rapid.T) netip.Prefix {
+	if len(w.networks) > 0 {
+		return w.network(rt).subnet
+	}
+	return rapid.SampledFrom(worldSubnets).Draw(rt, "subnet").subnet
+}
+
+// happen is what happens without dockerd.
+func (w *world) happen(rt *rapid.T) {
+	rapid.SampledFrom([]func(*rapid.T){w.squat, w.squat, w.squat, w.speak, w.leave, w.cable, w.readdress}).Draw(rt, "event")(rt)
+}
+
+// create is a creation that succeeds at once.
+func (w *world) create(rt *rapid.T) {
+	n := len(w.pending)
+	w.begin(rt)
+	if len(w.pending) > n {
+		w.exists(len(w.pending) - 1)
+	}
+}
+
+func (w *world) exists(k int) {
+	n := w.pending[k]
+	w.pending = slices.Delete(w.pending, k, k+1)
+	w.NetworkCreated(n.id, n.pools())
+	w.networks[n.id] = n
+}
+
+// startSome is some containers started.
+func (w *world) startSome(rt *rapid.T) {
+	for range rapid.IntRange(1, 4).Draw(rt, "containers") {
+		w.start(rt)
 	}
 }
 
@@ -396,7 +453,7 @@ func (w *world) cable(rt *rapid.T) {
 
 // readdress gives the host one more address, or takes it one.
 func (w *world) readdress(rt *rapid.T) {
-	addr := w.any(rt, rapid.SampledFrom(worldSubnets).Draw(rt, "subnet").subnet)
+	addr := w.any(rt, w.subnet(rt))
 	if _, has := w.took[addr]; has {
 		delete(w.took, addr)
 		delete(w.lan.taken, addr)
@@ -448,11 +505,12 @@ type sight struct {
 	parents []string
 	rested  map[netip.Addr]time.Time
 	inUse   map[netip.Addr]bool
+	held    map[netip.Addr]Kind
 }
 
 func (w *world) observe(n *dockerNetwork) sight {
 	p := w.IPAM.pool(n.subnet)
-	s := sight{at: w.tick(), aux: w.IPAM.pending(p) > 0, parents: w.parents(p), rested: map[netip.Addr]time.Time{}, inUse: map[netip.Addr]bool{}}
+	s := sight{at: w.tick(), aux: w.IPAM.pending(p) > 0, parents: w.parents(p), rested: map[netip.Addr]time.Time{}, inUse: map[netip.Addr]bool{}, held: w.heldNow()}
 	for _, link := range s.parents {
 		if last, ever := w.failed[link]; w.lan.failing[link] != nil || ever && s.at.Sub(last) < 2*time.Second {
 			s.blind = true
@@ -469,8 +527,8 @@ func (w *world) observe(n *dockerNetwork) sight {
 
 // allowed wants a container's new address to be none that it must not have.
 func (w *world) allowed(n *dockerNetwork, r AddressRequest, addr netip.Addr, before sight) {
-	if before.aux && r.Addr.IsValid() && r.Name == "" {
-		return
+	if _, held := before.held[addr]; held || before.aux && r.Addr.IsValid() && r.Name == "" {
+		return // left behind by a creation, or taken for a part of one
 	}
 	if since, has := w.took[addr]; has && before.at.Sub(since) > takenFor {
 		w.rt.Fatalf("%v is given, and is the host's own", addr)
@@ -805,24 +863,23 @@ func TestWorld(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld(t, rt)
 		defer func() { w.Close(); w.store.Close() }()
+		w.create(rt)
 		rt.Repeat(map[string]func(*rapid.T){
 			"":               w.check,
 			"begin":          w.begin,
 			"end":            w.end,
 			"remove":         w.remove,
-			"start":          w.start,
-			"start more":     w.start,
+			"start":          w.startSome,
+			"start more":     w.startSome,
+			"create":         w.create,
 			"stop":           w.stop,
 			"dockerd":        w.replay,
 			"reconnect":      w.reconnect,
+			"enable":         w.enable,
 			"plugin restart": w.restartPlugin,
 			"wait":           w.wait,
-			"squat":          w.squat,
-			"squat more":     w.squat,
-			"speak":          w.speak,
-			"leave":          w.leave,
-			"cable":          w.cable,
-			"host":           w.readdress,
+			"happen":         w.happen,
+			"happen more":    w.happen,
 			"minutes":        w.minutes,
 			"seconds":        w.seconds,
 			"rest":           w.rest,
