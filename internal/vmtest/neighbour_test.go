@@ -106,13 +106,17 @@ func (p *pool) must(addr, name string) string {
 }
 
 // burst is n requests for any address at the same time: what was granted, and
-// what was not.
+// what was not. One that is told to try again does: a busy machine may take the
+// plugin too long.
 func (p *pool) burst(n int) (addrs []string, err error) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for range n {
 		wg.Go(func() {
 			addr, e := p.request("", "")
+			for k := 0; e != nil && strings.Contains(e.Error(), "try again") && k < 3; k++ {
+				addr, e = p.request("", "")
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			if e != nil {

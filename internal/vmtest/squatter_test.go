@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -26,13 +27,17 @@ func given(t *testing.T, subnet string, addrs []string, others ...string) {
 		}
 		seen[a] = true
 	}
+	var taken []string
 	for _, o := range others {
 		if p, err := netip.ParsePrefix(o); err == nil {
 			o = p.Addr().String()
 		}
 		if seen[o] {
-			t.Errorf("%s was given out, and another machine has it", o)
+			taken = append(taken, o)
 		}
+	}
+	if len(taken) > 0 {
+		t.Errorf("%d of %d addresses were given out that another machine has: %s", len(taken), len(addrs), strings.Join(taken, " "))
 	}
 }
 
