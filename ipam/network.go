@@ -80,6 +80,9 @@ func (i *IPAM) NetworkDeleted(ctx context.Context, id string) error {
 	})
 	for _, subnet := range n.Subnets {
 		p := i.pool(subnet)
+		if p != nil && p.removal >= 0 {
+			p.refs, p.removal = p.removal, -1
+		}
 		switch {
 		case p == nil || p.settled != nil: // an unsettled one is left to clear
 		case !i.wanted(p):

@@ -51,6 +51,7 @@ type pool struct {
 	conflicts map[netip.Addr]*seen    // held, and in use by others, too
 	names     map[string][]netip.Addr // resting addresses of a container, the oldest first
 
+	removal  int       // refs, should the network of the latest ReleasePool be deleted next; -1: it is as it is
 	daemon   uint64    // dockerd's generation at the latest RequestPool
 	window   bool      // this generation of dockerd may be asking again
 	replayed time.Time // when it last did
@@ -68,6 +69,7 @@ func newPool(subnet netip.Prefix) *pool {
 		stocked:   map[netip.Addr]*terms{},
 		conflicts: map[netip.Addr]*seen{},
 		names:     map[string][]netip.Addr{},
+		removal:   -1,
 	}
 }
 
@@ -195,6 +197,7 @@ func (i *IPAM) create(b *batch, subnet netip.Prefix, t *terms, o *offer) {
 // another one after all, NetworkCreated will tell.
 func (i *IPAM) join(b *batch, p *pool, t *terms, o *offer) {
 	restore, daemon, window := p.remember(), p.daemon, p.window
+	p.removal = -1
 	if p.daemon < i.daemon {
 		p.daemon = i.daemon
 		if i.now().Sub(i.heard) < replayWithin {
@@ -256,9 +259,16 @@ func (i *IPAM) ReleasePool(ctx context.Context, id string) error {
 	}
 	p.offer = nil
 	restore := p.remember()
-	// If the only one asked for since dockerd has connected goes again, its
-	// creation has failed; if it was the only one ever, the pool goes, too.
-	if p.refs <= 1 || p.refs < len(i.naming[p.subnet]) || p.grown() {
+	p.removal = -1
+	if known := len(i.naming[p.subnet]); p.window && (p.refs <= 1 || p.refs < known || p.grown()) {
+		// If the only one asked for since dockerd has connected goes again, its
+		// creation has failed, or it was replayed and is removed now.
+		if p.refs <= 1 {
+			if !p.grown() {
+				p.removal = 0
+			}
+			p.refs = known + 1
+		}
 		p.endReplay(both)
 	} else {
 		p.endReplay(again)
@@ -268,6 +278,7 @@ func (i *IPAM) ReleasePool(ctx context.Context, id string) error {
 	b.onSettle(func(err error) {
 		if err != nil {
 			restore()
+			p.removal = -1
 		}
 	})
 	if i.wanted(p) {
