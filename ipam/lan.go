@@ -275,15 +275,16 @@ func (i *IPAM) refresh() {
 
 // look is a refresh that is due. What cannot be looked up stays as it was.
 func (i *IPAM) look() {
-	begun := time.Now()
+	begun := i.now()
 	taken, err := i.host.Taken()
 	if err != nil {
 		i.log.WithError(err).Warn("the host's own addresses could not be looked up")
 		return
 	}
+	took := i.now().Sub(begun) // without what follows: the lock may be busy
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.takenTook = time.Since(begun)
+	i.takenTook = took
 	if maps.Equal(taken, i.taken) {
 		return
 	}
