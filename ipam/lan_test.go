@@ -1368,6 +1368,23 @@ func TestOptionsInAReplay(t *testing.T) {
 	})
 }
 
+// The creation that looks like a replay is cut off.
+func TestOptionsOutlastACrash(t *testing.T) {
+	onLAN(t, func(t *testing.T, b *lanBench) {
+		b.create("n1 eth0 192.168.50.0/28 192.168.50.1", "exclude=192.168.50.2")
+		b.Daemon()
+		b.pool("192.168.50.0/28", "")
+		b.later()
+		b.later()
+		for range 2 {
+			if s := b.state().Excluded; len(s) != 1 {
+				t.Errorf("excluded: %v", s)
+			}
+			b.restart()
+		}
+	})
+}
+
 // Soon after dockerd has started, a network that it has asked for again is
 // removed: its pool goes at once.
 func TestRemovalAfterAReplay(t *testing.T) {
