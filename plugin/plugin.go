@@ -63,6 +63,8 @@ type parts struct {
 	store  *store.Store
 	driver *driver.Driver
 	ipam   *ipam.IPAM
+
+	sightings <-chan probe.Sighting // of prober
 }
 
 // Listen opens the socket and answers on it; what needs the state waits until
@@ -148,6 +150,7 @@ func (p *Plugin) load() {
 	}
 	if p.parts.host != nil {
 		p.workers.Go(p.follow)
+		p.workers.Go(p.hear)
 	}
 }
 
@@ -180,7 +183,15 @@ func (p *Plugin) open() (_ parts, err error) {
 	var announcer driver.Announcer
 	if p.config.Kernel == nil {
 		// The prober hears nothing before the IPAM tells it where to listen.
-		o.prober = probe.New(p.config.Log.WithField("part", "probe"), func(s probe.Sighting) { names.ipam.Heard(ipam.Sighting(s)) })
+		// Answers to probes must not wait in its socket for the IPAM's lock.
+		sightings := make(chan probe.Sighting, 1024)
+		o.sightings = sightings
+		o.prober = probe.New(p.config.Log.WithField("part", "probe"), func(s probe.Sighting) {
+			select {
+			case sightings <- s:
+			default: // it will be heard again
+			}
+		})
 		settings.Detector, announcer = o.prober, o.prober
 	}
 	if o.driver, err = driver.New(o.kernel, o.store, names, announcer, p.config.Log); err != nil {
@@ -196,6 +207,18 @@ func (p *Plugin) follow() {
 	err := p.parts.host.Changes(p.ctx, func(netlinkutil.Change) { p.parts.prober.Rouse() })
 	if err != nil && p.ctx.Err() == nil {
 		p.config.Log.Errorf("link changes are no longer heard of, and a parent that was down may count as down still: %v", err)
+	}
+}
+
+// hear tells the IPAM what the prober hears.
+func (p *Plugin) hear() {
+	for {
+		select {
+		case s := <-p.parts.sightings:
+			p.parts.ipam.Heard(ipam.Sighting(s))
+		case <-p.ctx.Done():
+			return
+		}
 	}
 }
 

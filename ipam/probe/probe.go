@@ -21,7 +21,7 @@ const (
 
 	// patience is how long answers that have arrived may go unread, on a busy
 	// host or in a storm, before a probe gives up.
-	patience = time.Second
+	patience = 4 * time.Second
 )
 
 // Probe asks on a link who has addrs, IPv4 and IPv6 alike, and returns the MACs
