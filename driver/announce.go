@@ -2,9 +2,12 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"time"
+
+	"underlay/netlinkutil"
 )
 
 // Announcer tells a LAN who has an address.
@@ -52,7 +55,12 @@ func (d *Driver) announce(n *Network, e *Endpoint) {
 		wait, stop := context.WithTimeout(ctx, arriveWithin)
 		err := arrived(wait)
 		stop()
-		if err != nil {
+		switch {
+		case err == nil:
+		case errors.Is(err, context.DeadlineExceeded), errors.Is(err, netlinkutil.ErrTimeout):
+			log.Warnf("not announced to the LAN, as its link did not come up in time: %v", err)
+			return
+		default: // it has gone
 			log.Debugf("not announced to the LAN: %v", err)
 			return
 		}

@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/big"
@@ -90,10 +91,13 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (netip.Pref
 			}
 			continue
 		case probe:
-			if err := i.askFor(ctx, p, t, addr); err != nil {
+			asked, err := i.askFor(ctx, p, t, addr)
+			if err != nil {
 				return netip.Prefix{}, err
 			}
-			proven = addr
+			if asked {
+				proven = addr
+			}
 			continue
 		}
 		if addr.IsLinkLocalUnicast() && addr.Is6() && !subnet.Contains(addr) {
@@ -164,7 +168,7 @@ func (i *IPAM) choose(p *pool, t *terms, r AddressRequest, proven netip.Addr) (n
 		if err := p.check(r.Addr); err != nil {
 			return r.Addr, take, err
 		}
-		if r.Gateway || r.Name == "" && i.pending(p) > 0 || p.held[r.Addr] != nil {
+		if r.Gateway || r.Name == "" && i.creating(p) || p.held[r.Addr] != nil {
 			return r.Addr, take, nil // not for a container, or the holder decides
 		}
 		if err := i.permit(p, r.Addr); err != nil {
@@ -192,6 +196,9 @@ func (i *IPAM) choose(p *pool, t *terms, r AddressRequest, proven netip.Addr) (n
 			return addr, take, nil
 		}
 		return i.borrow(p, t, false)
+	}
+	if t.missed >= maxMissed && i.now().Sub(t.missedAt) < retryAfter {
+		return netip.Addr{}, take, fmt.Errorf("%s has no address that is known to be free: the last %d asked about are in use; if a router answers for all (proxy ARP), use --ipam-opt conflict=off with a range of your own", p.subnet, t.missed)
 	}
 	t.waiting++
 	if i.scout(p, t) {
@@ -272,7 +279,7 @@ func (i *IPAM) mustAsk(p *pool, t *terms, addr, proven netip.Addr) (step, error)
 	s := p.seen[addr]
 	if guard == options.Probe && addr != proven {
 		r := p.alloc.resting[addr]
-		fresh := i.isProven(p, addr) || r != nil && i.now().Sub(r.since) < freshFor // it was ours until then
+		fresh := i.isProven(p, addr) || r != nil && r.here && i.now().Sub(r.since) < freshFor // it was ours until then
 		if fresh && s == nil {
 			return take, nil
 		}
@@ -287,28 +294,34 @@ func (i *IPAM) mustAsk(p *pool, t *terms, addr, proven netip.Addr) (step, error)
 	return take, fmt.Errorf("%w: %s is in use on the LAN by %v; choose another one, or take that machine off it", ErrTaken, addr, s.mac)
 }
 
-// askFor asks the LAN about one address. It is called with the lock and
-// returns without. Where nothing can be asked, nothing is known, and it is no
+// askFor asks the LAN about one address, and returns whether it has been asked or
+// cannot be: a busy host has to ask again. It is called with the lock and returns
+// without. Where nothing can be asked, nothing is known, and it is no
 // error: a container starts although its parent is down.
-func (i *IPAM) askFor(ctx context.Context, p *pool, t *terms, addr netip.Addr) error {
+func (i *IPAM) askFor(ctx context.Context, p *pool, t *terms, addr netip.Addr) (asked bool, err error) {
 	links, wait := i.parents(p), t.options.ProbeWait
 	i.mu.Unlock()
 	used, err := i.ask(ctx, links, []netip.Addr{addr}, wait)
 	if ctx.Err() != nil {
-		return fmt.Errorf("the LAN could not be asked about %s in time; try again: %w", addr, ctx.Err())
+		return false, fmt.Errorf("the LAN could not be asked about %s in time; try again: %w", addr, ctx.Err())
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if err == nil {
+		t.blind = nil
+	}
 	switch {
 	case used[addr] != nil:
 		i.see(p, addr, used[addr], false)
+	case errors.Is(err, context.DeadlineExceeded):
+		return false, nil
 	case err != nil:
 		t.blind, t.blindAt = err, i.now()
 		i.log.WithError(err).WithField("address", addr).Warn("given out without asking the LAN")
 	case p.seen[addr] != nil:
 		p.unsee(addr)
 	}
-	return nil
+	return true, nil
 }
 
 // awaitStock waits until the stock has news. It is called with the lock and
@@ -600,7 +613,7 @@ func (i *IPAM) free(b *batch, p *pool, addr netip.Addr, h *holding) {
 		p.unrest(oldest)
 		b.add(p.deleteAddress(oldest))
 	}
-	r := &rest{turn: p.alloc.deal(), since: i.now(), name: h.name, static: h.static && h.kind == KindEndpoint}
+	r := &rest{here: true, turn: p.alloc.deal(), since: i.now(), name: h.name, static: h.static && h.kind == KindEndpoint}
 	b.add(p.putResting(addr, r))
 	b.onSettle(func(err error) {
 		h.settle()

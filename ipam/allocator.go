@@ -34,6 +34,7 @@ type rest struct {
 	since  time.Time // when it was
 	name   string    // of the container that had it
 	static bool      // it was asked for by value
+	here   bool      // since is of this process: no clock was set meanwhile
 }
 
 // lastTurns are those of static addresses: they come after all others.

@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net"
 	"net/netip"
@@ -92,6 +93,21 @@ func (i *IPAM) guard(p *pool, t *terms) options.Conflict {
 	return t.options.Conflict
 }
 
+// Doubt says that a link, or with "" any, was without carrier: what was asked
+// there is not known any more. Machines may come while nobody listens.
+func (i *IPAM) Doubt(link string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.pools.Scan(func(p *pool) bool {
+		if len(p.stocked) > 0 && (link == "" || slices.Contains(i.parents(p), link)) {
+			for _, t := range p.terms {
+				p.unstock(t)
+			}
+		}
+		return true
+	})
+}
+
 // leads says whether a link leads to a pool's LAN.
 func (i *IPAM) leads(p *pool) bool {
 	for id := range i.naming[p.subnet] {
@@ -147,12 +163,21 @@ func (i *IPAM) ask(ctx context.Context, links []string, addrs []netip.Addr, wait
 	}
 	all := map[netip.Addr]net.HardwareAddr{}
 	var failed error
+	blind := 0
 	for range links {
 		a := <-answers
 		maps.Copy(all, a.used)
-		if a.err != nil {
+		if a.err != nil && !errors.Is(failed, context.DeadlineExceeded) {
 			failed = a.err
 		}
+		if a.err != nil {
+			blind++
+		}
+	}
+	// One cable that is out does not make the other LAN's answers worthless; the
+	// detector itself says that it is out.
+	if blind < len(links) && !errors.Is(failed, context.DeadlineExceeded) {
+		failed = nil
 	}
 	return all, failed
 }

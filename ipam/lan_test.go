@@ -790,7 +790,7 @@ func TestTwoParents(t *testing.T) {
 		b.starts(id, "", "192.168.50.6")
 		b.lan.fails("eth1", errDown)
 		b.starts(id, "", "192.168.50.7")
-		if s := b.state(); s.LAN.Blind == "" || !slices.Equal(s.Parents, []string{"eth0", "eth1"}) {
+		if s := b.state(); s.LAN.Blind != "" || !slices.Equal(s.Parents, []string{"eth0", "eth1"}) {
 			t.Errorf("%+v", s)
 		}
 		b.release(id)

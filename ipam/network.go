@@ -39,9 +39,11 @@ func (i *IPAM) NetworkCreated(id string, n NetworkPools) {
 		} else {
 			p.endReplay(again)
 		}
-		p.requested = time.Time{}
 		p.offer = nil
 		p.refs = max(p.refs, len(i.naming[subnet]))
+		if i.pending(p) <= 0 {
+			p.requested = time.Time{}
+		}
 		if replayed {
 			// Not waited for: until it is on disk, more is remembered there.
 			i.store.Submit(p.putSelf())

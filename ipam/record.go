@@ -98,8 +98,15 @@ func (i *IPAM) load() error {
 			return fmt.Errorf("state record %s/%s: %w", poolBucket, key, err)
 		}
 		p := newPool(subnet)
-		for within, refs := range r.Ranges {
-			r.Terms = append(r.Terms, termsRecord{Range: within, Refs: refs})
+		if r.Terms == nil { // of format 1, which counts no networks without a range
+			whole := r.Refs
+			for within, refs := range r.Ranges {
+				r.Terms = append(r.Terms, termsRecord{Range: within, Refs: refs})
+				whole -= refs
+			}
+			if whole > 0 {
+				r.Terms = append(r.Terms, termsRecord{Refs: whole})
+			}
 		}
 		for _, tr := range r.Terms {
 			t, err := newTerms(subnet, tr.Range, tr.Options)

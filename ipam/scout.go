@@ -31,6 +31,11 @@ const (
 	// maxAsk is how many addresses are asked about at once: 3 probes each make
 	// fewer frames than a LAN's own broadcasts in a busy second.
 	maxAsk = 128
+	// maxMiss is how many addresses in a row may be in use before none are asked
+	// about ahead any more, and maxMissed before requests are refused for a
+	// minute: a router may be answering for all of them.
+	maxMiss   = 1024
+	maxMissed = 4096
 )
 
 // proven is an address that nobody answered for.
@@ -268,7 +273,13 @@ func (i *IPAM) learn(p *pool, t *terms, links []string, addrs []netip.Addr, used
 			o.tell()
 		}
 	}
-	if err == nil {
+	if len(used) < len(addrs) {
+		t.missed = 0
+	} else {
+		t.missed += len(used)
+		t.missedAt = i.now()
+	}
+	if err == nil && (t.waiting > 0 || t.missed < maxMiss) {
 		i.scout(p, t)
 	}
 }

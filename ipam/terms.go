@@ -22,13 +22,15 @@ type terms struct {
 	before  int // networks, before what may be a replay began
 
 	// The stock: addresses probed ahead. See scout.go.
-	used    time.Time // when a network was last asked for, or an address that is nobody's yet
-	stock   []proven
-	asking  map[netip.Addr]*seen // on the way into the stock, with who had them before
-	waiting int                  // requests that wait for one
-	news    chan struct{}        // closed when a stock of the pool, or blindness, has changed
-	blind   error                // why the last probe knew nothing
-	blindAt time.Time
+	used     time.Time // when a network was last asked for, or an address that is nobody's yet
+	stock    []proven
+	asking   map[netip.Addr]*seen // on the way into the stock, with who had them before
+	waiting  int                  // requests that wait for one
+	news     chan struct{}        // closed when a stock of the pool, or blindness, has changed
+	missed   int                  // addresses in a row that were in use
+	missedAt time.Time
+	blind    error // why the last probe knew nothing
+	blindAt  time.Time
 }
 
 func newTerms(subnet, within netip.Prefix, given map[string]string) (*terms, error) {

@@ -202,9 +202,38 @@ func (p *Plugin) open() (_ parts, err error) {
 	return o, err
 }
 
-// follow tells the prober of links that change.
+// follow tells the prober and the IPAM of links that change. The start of a
+// container changes several, so the prober looks at its links at most ten times
+// a second.
 func (p *Plugin) follow() {
-	err := p.parts.host.Changes(p.ctx, func(netlinkutil.Change) { p.parts.prober.Rouse() })
+	changed := make(chan struct{}, 1)
+	p.workers.Go(func() {
+		for {
+			select {
+			case <-changed:
+				p.parts.prober.Rouse()
+			case <-p.ctx.Done():
+				return
+			}
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-p.ctx.Done():
+				return
+			}
+		}
+	})
+	err := p.parts.host.Changes(p.ctx, func(c netlinkutil.Change) {
+		switch {
+		case c.Lost:
+			p.parts.ipam.Doubt("")
+		case c.Gone || !c.Link.Carrier:
+			p.parts.ipam.Doubt(c.Link.Name)
+		}
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	})
 	if err != nil && p.ctx.Err() == nil {
 		p.config.Log.Errorf("link changes are no longer heard of, and a parent that was down may count as down still: %v", err)
 	}

@@ -30,6 +30,9 @@ const (
 	// deadline ends every call: dockerd itself waits for ever for a plugin
 	// that was there at its boot.
 	deadline = 10 * time.Second
+	// words is how long before that a call's own waiting ends, so that it can say
+	// what it has waited for.
+	words = 500 * time.Millisecond
 
 	// maxBody is above what dockerd sends for a container that publishes all
 	// of its 65,535 ports, which is 7 MB.
@@ -132,7 +135,9 @@ func answer[Req, Res any](ctx context.Context, w http.ResponseWriter, r *http.Re
 			}
 			done <- o
 		}()
-		o.res, o.err = f(ctx, *req)
+		own, cancel := context.WithTimeout(ctx, deadline-words)
+		defer cancel()
+		o.res, o.err = f(own, *req)
 	}()
 	select {
 	case o := <-done:

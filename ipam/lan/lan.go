@@ -51,7 +51,10 @@ func (h *Host) Subnets(link string) (string, []ipam.HostSubnet, error) {
 	}
 	subnets := make([]ipam.HostSubnet, len(all))
 	for i, s := range all {
-		subnets[i] = ipam.HostSubnet{Prefix: s.Prefix, Gateway: s.Gateway}
+		subnets[i].Prefix = s.Prefix
+		if g := s.Gateway; s.Prefix.Contains(g) || g.Is6() && g.IsLinkLocalUnicast() {
+			subnets[i].Gateway = g // dockerd finds no way to another one
+		}
 	}
 	return l.Name, subnets, nil
 }

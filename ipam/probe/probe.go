@@ -58,16 +58,7 @@ func (p *Prober) run(ctx context.Context, l *link, t *tap, q *question, start ti
 	if len(q.addrs) == 0 {
 		return nil
 	}
-	// Who does duplicate address detection asks this group alone.
-	for _, c := range q.addrs {
-		if c.group == nil {
-			continue
-		}
-		if err := t.ndp.JoinGroup(c.group); err != nil {
-			return fmt.Errorf("listening for %s on %s: %w: %w", c.addr, l.name, err, ErrBlind)
-		}
-		defer func() { _ = t.ndp.LeaveGroup(c.group) }() // gone with the link otherwise
-	}
+	lost := t.lost()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	// until waits, and says whether there is something left to wait for.
@@ -95,9 +86,12 @@ func (p *Prober) run(ctx context.Context, l *link, t *tap, q *question, start ti
 				break
 			}
 			if time.Now().After(end) {
-				err = errors.New("more is heard than can be read")
+				err = fmt.Errorf("more is heard than can be read: %w", ErrBusy)
 			}
 		}
+	}
+	if n := t.lost() - lost; err == nil && n > 0 {
+		err = fmt.Errorf("%d frames came faster than they could be read: %w", n, ErrBusy)
 	}
 	select {
 	case <-q.done:
@@ -105,6 +99,9 @@ func (p *Prober) run(ctx context.Context, l *link, t *tap, q *question, start ti
 	case <-t.over:
 		return fmt.Errorf("%w: %w", t.reason(), ErrBlind)
 	default:
+	}
+	if errors.Is(err, ErrBusy) {
+		return fmt.Errorf("asking on %s: %w", l.name, err)
 	}
 	if err != nil {
 		return fmt.Errorf("asking on %s: %w: %w", l.name, err, ErrBlind)
@@ -114,7 +111,7 @@ func (p *Prober) run(ctx context.Context, l *link, t *tap, q *question, start ti
 	}
 	for _, c := range t.unanswered(q) {
 		if c.sent == 0 {
-			return fmt.Errorf("%s sends no frames, its queue is full: %w", l.name, ErrBlind)
+			return fmt.Errorf("%s sends no frames, its queue is full: %w", l.name, ErrBusy)
 		}
 	}
 	// A link that lost its carrier meanwhile has answered nothing, and no

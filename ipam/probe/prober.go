@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -30,13 +31,18 @@ type Sighting struct {
 
 // Health is how it stands with a watched link.
 type Health struct {
-	Link  string
-	Blind string    // why nothing is heard there, "eth0 is down"; "" is well
-	Since time.Time // since when it is so
+	Link  string    `json:"link"`
+	Blind string    `json:"blind,omitempty"` // why nothing is heard there, "eth0 is down"; "" is well
+	Since time.Time `json:"since"`           // since when it is so
 }
 
 // ErrBlind is wrapped by errors that say why a LAN could not be asked.
 var ErrBlind = errors.New("nobody can be asked who has an address there")
+
+// ErrBusy is wrapped by errors that say that a LAN was asked, but that its answers
+// were lost: on a host that is too busy, or in a storm. It is a time-out: ask
+// again.
+var ErrBusy = fmt.Errorf("this host is too busy to hear the answers: %w", context.DeadlineExceeded)
 
 var errClosed = errors.New("underlay is shutting down")
 
@@ -60,6 +66,7 @@ type Prober struct {
 
 	mu     sync.Mutex
 	links  map[string]*link // that are watched or in use
+	macs   map[mac]int      // of open taps: of two NICs on one LAN, each hears the other's questions
 	timer  *time.Timer      // set while one is blind
 	closed bool
 }
@@ -83,7 +90,7 @@ type link struct {
 // goroutines, in parallel for different links, and must be quick. The same
 // word of the same machine is told once in five seconds.
 func New(log logrus.FieldLogger, heard func(Sighting)) *Prober {
-	return &Prober{log: log, heard: heard, kernel: host(), links: map[string]*link{}}
+	return &Prober{log: log, heard: heard, kernel: host(), links: map[string]*link{}, macs: map[mac]int{}}
 }
 
 // Watch listens on exactly these links from now on. A link that is absent or
@@ -277,7 +284,7 @@ func (p *Prober) look(name string) (*net.Interface, error) {
 
 // open, shut are with turn held.
 func (p *Prober) open(l *link, ifi *net.Interface) error {
-	t, err := p.kernel.openTap(ifi, func(s sight) {
+	t, err := p.kernel.openTap(ifi, p.ours, func(s sight) {
 		if l.watched.Load() {
 			p.heard(Sighting{Link: l.name, Addr: s.addr, MAC: s.mac.addr(), Claim: s.claim})
 		}
@@ -289,6 +296,9 @@ func (p *Prober) open(l *link, ifi *net.Interface) error {
 		return fmt.Errorf("packet socket on %s: %w", l.name, err)
 	}
 	l.tap = t
+	p.mu.Lock()
+	p.macs[t.mac]++
+	p.mu.Unlock()
 	for _, socket := range []line{t.arp, t.ndp} {
 		p.wg.Go(func() {
 			err := t.listen(socket)
@@ -300,12 +310,24 @@ func (p *Prober) open(l *link, ifi *net.Interface) error {
 	return nil
 }
 
+// ours says whether a MAC is that of a link in use.
+func (p *Prober) ours(m mac) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.macs[m] > 0
+}
+
 func (p *Prober) shut(l *link, why error) {
 	t := l.tap
 	if t == nil {
 		return
 	}
 	l.tap = nil
+	p.mu.Lock()
+	if p.macs[t.mac]--; p.macs[t.mac] == 0 {
+		delete(p.macs, t.mac)
+	}
+	p.mu.Unlock()
 	p.wg.Add(1) // before its listeners can be done
 	t.end(why)
 	go func() { // the kernel may take milliseconds to let go

@@ -43,7 +43,8 @@ type tap struct {
 	opened time.Time
 	arp    line
 	ndp    line
-	told   func(sight) // what was heard and is not a repetition
+	ours   func(mac) bool // a link of this prober has it
+	told   func(sight)    // what was heard and is not a repetition
 
 	over chan struct{} // closed at the end
 
@@ -56,8 +57,9 @@ type tap struct {
 // line is one packet socket.
 type line struct {
 	*packet.Conn
-	raw  syscall.RawConn
-	busy *atomic.Bool // false: the listener has found no frame since it dealt with the last
+	raw   syscall.RawConn
+	drops *atomic.Int64
+	busy  *atomic.Bool // false: the listener has found no frame since it dealt with the last
 }
 
 // caughtUp says whether all that has reached the socket has been dealt with.
@@ -70,7 +72,7 @@ func (l line) caughtUp() bool {
 }
 
 func (k kernel) line(ifi *net.Interface, protocol int, filter []bpf.Instruction) (l line, err error) {
-	l.busy = new(atomic.Bool)
+	l.busy, l.drops = new(atomic.Bool), new(atomic.Int64)
 	program, err := bpf.Assemble(filter)
 	if err != nil {
 		return l, err
@@ -91,9 +93,9 @@ func (k kernel) line(ifi *net.Interface, protocol int, filter []bpf.Instruction)
 }
 
 // openTap opens both sockets. They hear into the kernel's buffers until listen.
-func (k kernel) openTap(ifi *net.Interface, told func(sight)) (*tap, error) {
+func (k kernel) openTap(ifi *net.Interface, ours func(mac) bool, told func(sight)) (*tap, error) {
 	t := &tap{
-		index: ifi.Index, mac: mac(ifi.HardwareAddr), opened: time.Now(), told: told,
+		index: ifi.Index, mac: mac(ifi.HardwareAddr), opened: time.Now(), ours: ours, told: told,
 		over: make(chan struct{}), asked: map[netip.Addr][]*question{},
 	}
 	var err error
@@ -104,13 +106,30 @@ func (k kernel) openTap(ifi *net.Interface, told func(sight)) (*tap, error) {
 		t.arp.Close()
 		return nil, err
 	}
-	// Those who have a probed address answer to all nodes, which a host with
-	// IPv6 disabled has not told its NIC to let in.
-	if err = t.ndp.JoinGroup(group(allNodes).addr()); err != nil {
+	// Neighbour solicitations go to a group for each address, and answers to
+	// those who have none go to all nodes. A NIC lets in only the groups that
+	// its host has joined, so that without this nobody's would be heard.
+	if cerr := t.ndp.raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptPacketMreq(int(fd), unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP,
+			&unix.PacketMreq{Ifindex: int32(ifi.Index), Type: unix.PACKET_MR_ALLMULTI})
+	}); cerr != nil || err != nil {
 		t.close()
-		return nil, err
+		return nil, errors.Join(cerr, err)
 	}
 	return t, nil
+}
+
+// lost is how many frames there was no room for, since the tap was opened.
+func (t *tap) lost() int64 { return t.arp.lost() + t.ndp.lost() }
+
+func (l line) lost() int64 {
+	_ = l.raw.Control(func(fd uintptr) {
+		// The kernel counts from the last look on.
+		if s, err := unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
+			l.drops.Add(int64(s.Drops))
+		}
+	})
+	return l.drops.Load()
 }
 
 func (t *tap) close() {
@@ -176,7 +195,7 @@ func (t *tap) listen(l line) error {
 
 func (t *tap) hear(frame []byte) {
 	s, ok := parse(frame)
-	if !ok || s.ether == t.mac || s.mac == t.mac { // the host's own, come back
+	if !ok || t.ours(s.ether) || t.ours(s.mac) { // the host's own, come back
 		return
 	}
 	t.mu.Lock()
@@ -225,7 +244,6 @@ type question struct {
 type candidate struct {
 	addr  netip.Addr
 	frame []byte
-	group net.HardwareAddr // of those who ask for it too, v6
 	sent  int
 }
 
@@ -284,7 +302,7 @@ func (t *tap) ask(addrs []netip.Addr) (*question, error) {
 			if err != nil {
 				return nil, fmt.Errorf("asking for %s: %w", a, err)
 			}
-			c.frame, c.group = frame, net.HardwareAddr(frame[:6])
+			c.frame = frame
 		}
 		q.addrs = append(q.addrs, c)
 	}
