@@ -17,6 +17,7 @@ import (
 // Conflict is how a pool guards against addresses that others on the LAN have.
 type Conflict string
 
+// The ways of a pool.
 const (
 	Probe  Conflict = "probe"  // ask the LAN before an address is given out
 	Listen Conflict = "listen" // only heed what is heard on the LAN
