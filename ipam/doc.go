@@ -16,4 +16,10 @@
 // that the driver knows (NetworkCreated, NetworkDeleted), and its endpoints
 // (Users). What none of them has wanted for a while is a leftover, and goes;
 // see leftover.go. In doubt an address stays held.
+//
+// A physical subnet has addresses of machines that Docker does not know, so
+// others are heard, too: the Host, for the subnet of a NIC and what may never be
+// given out (nic.go, lan.go), and through a Detector the LAN itself (scout.go).
+// No lock is held while they are asked. Package ipam/lan is the Host, package
+// ipam/probe the Detector.
 package ipam
