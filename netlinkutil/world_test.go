@@ -3,14 +3,11 @@ package netlinkutil_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"runtime"
 	"slices"
-	"syscall"
 	"testing"
 	"time"
 
@@ -18,41 +15,12 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"underlay/internal/nstest"
 	"underlay/netlinkutil"
 	"underlay/netlinkutil/fake"
 )
 
-// inside marks the test process that has a user namespace of its own.
-const inside = "UNDERLAY_INSIDE"
-
-// TestMain runs the tests of an ordinary user in a user namespace, where he
-// may make links. Go's threads cannot unshare one together, hence a second
-// process.
-func TestMain(m *testing.M) {
-	if os.Geteuid() == 0 || os.Getenv(inside) != "" {
-		os.Exit(m.Run())
-	}
-	runtime.LockOSThread() // Pdeathsig is about the thread, not the process
-	self := exec.Command("/proc/self/exe", os.Args[1:]...)
-	self.Stdin, self.Stdout, self.Stderr = os.Stdin, os.Stdout, os.Stderr
-	self.Env = append(os.Environ(), inside+"=1")
-	self.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
-		Pdeathsig:   unix.SIGKILL,
-	}
-	err := self.Run()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		os.Exit(0)
-	case errors.As(err, &exit):
-		os.Exit(exit.ExitCode())
-	}
-	fmt.Fprintln(os.Stderr, "no user namespace for the tests, so without:", err)
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { nstest.Main(m) }
 
 // verbs is what the driver asks of a host.
 type verbs interface {

@@ -24,6 +24,7 @@ var may = map[string][]string{
 	"underlay/cmd/underlay":     {"underlay/ipam", "underlay/plugin"},
 	"underlay/internal/vmtest":  {},
 	"underlay/internal/imports": {},
+	"underlay/internal/nstest":  {},
 
 	"underlay/scripts/test-summary": {},
 }
@@ -36,7 +37,7 @@ var only = map[string][]string{
 	"github.com/spf13/cobra":               {"underlay/cmd/underlay"},
 	"github.com/mdlayher/":                 {"underlay/ipam/probe"},
 	"golang.org/x/net/":                    {"underlay/ipam/probe"},
-	"os/exec":                              {"underlay/internal/vmtest", "underlay/internal/imports"},
+	"os/exec":                              {"underlay/internal/vmtest", "underlay/internal/imports", "underlay/internal/nstest"},
 }
 
 func TestImportsPointOneWay(t *testing.T) {

@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,37 +18,11 @@ import (
 	"github.com/sirupsen/logrus/hooks/test"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"underlay/internal/nstest"
 )
 
-// inside marks the test process that has a user namespace of its own.
-const inside = "UNDERLAY_INSIDE"
-
-// TestMain runs the tests of an ordinary user in a user namespace, where he
-// may make links.
-func TestMain(m *testing.M) {
-	if os.Geteuid() == 0 || os.Getenv(inside) != "" {
-		os.Exit(m.Run())
-	}
-	runtime.LockOSThread() // Pdeathsig is about the thread, not the process
-	self := exec.Command("/proc/self/exe", os.Args[1:]...)
-	self.Stdin, self.Stdout, self.Stderr = os.Stdin, os.Stdout, os.Stderr
-	self.Env = append(os.Environ(), inside+"=1")
-	self.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
-		Pdeathsig:   unix.SIGKILL,
-	}
-	err := self.Run()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		os.Exit(0)
-	case errors.As(err, &exit):
-		os.Exit(exit.ExitCode())
-	}
-	fmt.Fprintln(os.Stderr, "no user namespace for the tests, so without:", err)
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { nstest.Main(m) }
 
 func lack(t testing.TB, what string) {
 	t.Helper()
