@@ -250,7 +250,7 @@ func (i *IPAM) own(p *pool, t *terms, name string) (netip.Addr, bool) {
 	var had netip.Addr
 	s := p.alloc.span(t.within)
 	for _, addr := range p.names[name] {
-		if s.contains(addr) && p.reserved[addr] == "" && p.taken[addr] == "" && !p.alloc.excluded.has(addr) &&
+		if s.contains(addr) && !p.barred(addr) &&
 			(!had.IsValid() || p.alloc.resting[addr].turn < p.alloc.resting[had].turn) {
 			had = addr
 		}

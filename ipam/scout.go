@@ -66,6 +66,12 @@ func (p *pool) marked(addr netip.Addr) bool {
 	return p.held[addr] != nil || p.seen[addr] != nil || p.reserved[addr] != "" || p.taken[addr] != "" || p.stocked[addr] != nil
 }
 
+// barred says that an address, free or not, is given to nobody who has not asked
+// for it.
+func (p *pool) barred(addr netip.Addr) bool {
+	return p.reserved[addr] != "" || p.taken[addr] != "" || p.alloc.excluded.has(addr)
+}
+
 // next returns the address of a pool that is next to be given out. If it is not
 // urgent, those are left alone that should be given out only in need. If it will
 // be asked about, it may be one that another machine had a short while ago.
@@ -88,8 +94,8 @@ func (i *IPAM) next(p *pool, t *terms, urgent, asked bool) (found netip.Addr, ok
 		if asked {
 			from = seen.retry()
 		}
-		if s.contains(addr) && p.held[addr] == nil && p.reserved[addr] == "" && p.taken[addr] == "" && p.stocked[addr] == nil &&
-			!p.alloc.excluded.has(addr) && from.Before(now) && (!ok || from.Before(oldest)) {
+		if s.contains(addr) && p.held[addr] == nil && p.stocked[addr] == nil && !p.barred(addr) &&
+			from.Before(now) && (!ok || from.Before(oldest)) {
 			found, ok, oldest = addr, true, from
 		}
 	}
@@ -122,8 +128,13 @@ func (i *IPAM) isProven(p *pool, addr netip.Addr) bool {
 	if t == nil {
 		return false
 	}
-	k := slices.IndexFunc(t.stock, func(s proven) bool { return s.addr == addr })
+	k := t.find(addr)
 	return k >= 0 && i.now().Sub(t.stock[k].at) < freshFor
+}
+
+// find returns the place of an address in the stock, or -1.
+func (t *terms) find(addr netip.Addr) int {
+	return slices.IndexFunc(t.stock, func(s proven) bool { return s.addr == addr })
 }
 
 // destock takes an address out of the stock, if it is in.
@@ -255,7 +266,7 @@ func (i *IPAM) learn(p *pool, t *terms, links []string, addrs []netip.Addr, used
 			i.see(p, addr, mac, false)
 			continue
 		}
-		k := slices.IndexFunc(t.stock, func(s proven) bool { return s.addr == addr })
+		k := t.find(addr)
 		if k < 0 {
 			t.stock = append(t.stock, proven{addr, at})
 		} else {
