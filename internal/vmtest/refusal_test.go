@@ -82,14 +82,7 @@ ip link set port9 master br9`)
 		{"overlap", []string{"--subnet", "192.168.50.0/25", "-o", "parent=eth0"}, []string{`192\.168\.50\.0/25`, `192\.168\.50\.0/24`}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			before := picture(t)
-			out, err := tryDocker(append(append([]string{"network", "create", "-d", plugin, "--ipam-driver", plugin}, row.args...), "refused")...)
-			if err == nil {
-				tryDocker("network", "rm", "refused")
-				t.Errorf("made network %s", out)
-			}
-			refused(t, err, row.says...)
-			unchanged(t, row.name, before)
+			networkRefused(t, row.args, row.says...)
 		})
 	}
 
@@ -100,4 +93,18 @@ ip link set port9 master br9`)
 		tryDocker("rm", "-f", "mac")
 		unchanged(t, "MAC on ipvlan", before)
 	})
+}
+
+// networkRefused wants docker network create to refuse args in these words, and
+// to change nothing.
+func networkRefused(t *testing.T, args []string, says ...string) {
+	t.Helper()
+	before := picture(t)
+	out, err := tryDocker(append(append([]string{"network", "create", "-d", plugin, "--ipam-driver", plugin}, args...), "refused")...)
+	if err == nil {
+		tryDocker("network", "rm", "refused")
+		t.Errorf("made network %s", out)
+	}
+	refused(t, err, says...)
+	unchanged(t, strings.Join(args, " "), before)
 }
