@@ -47,7 +47,7 @@ fuzz: ## each fuzz target in turn (FUZZTIME=1m)
 demo: ## containers on a pretend LAN, and who reached whom (as root)
 	@scripts/demo
 
-bench: ## Go benchmarks, and docker run against the built-in macvlan (as root)
+bench: ## Go benchmarks, docker run and TCP against what is built into Docker (as root)
 	@scripts/bench
 
 lint: ## the linters of .golangci.yml

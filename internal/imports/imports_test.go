@@ -26,6 +26,7 @@ var may = map[string][]string{
 	"underlay/internal/imports": {},
 	"underlay/internal/nstest":  {},
 
+	"underlay/scripts/roundtrip":    {},
 	"underlay/scripts/test-summary": {},
 }
 
