@@ -503,7 +503,12 @@ func (i *IPAM) claim(p *pool, addr netip.Addr, h *holding, r AddressRequest) err
 		return nil
 	case used || h.kind == KindEndpoint:
 	case namers > 0 && (r.Gateway || i.creating(p)):
-		return nil // reserved by one more network
+		// Reserved by one more network. A container's --ip is not to be taken for
+		// its replay later; a stranger's is one more than we know of.
+		if !i.strangers(p) {
+			h.count(i.daemon)
+		}
+		return nil
 	}
 	return fmt.Errorf("%w: %s is %s; choose another one", ErrTaken, addr, i.purpose(p, addr, h, who))
 }

@@ -335,6 +335,42 @@ func TestReplay(t *testing.T) {
 	b.held()
 }
 
+// One network's gateway may be another's aux address. A replay asks for it twice,
+// in any order, and no container gets it after that.
+func TestReplayOfAGatewayReserved(t *testing.T) {
+	for _, order := range [][]string{{"192.168.50.9", "gw 192.168.50.9"}, {"gw 192.168.50.9", "192.168.50.9"}} {
+		b := newBench(t)
+		id := b.pool("192.168.50.0/24", "")
+		b.gets(id, "192.168.50.9", "192.168.50.9/24")
+		b.NetworkCreated("n1", network("192.168.50.0/24", "192.168.50.9"))
+		b.pool("192.168.50.0/24", "")
+		b.gets(id, "gw 192.168.50.9", "192.168.50.9/24")
+		b.NetworkCreated("n2", network("192.168.50.0/24", "192.168.50.9"))
+		b.Daemon()
+		for _, what := range order {
+			b.pool("192.168.50.0/24", "")
+			b.gets(id, what, "192.168.50.9/24")
+		}
+		b.refused(id, "192.168.50.9", "reserved by network n1")
+	}
+}
+
+// The network of another driver, which is not known here, may have that gateway:
+// its replay must not stand for the one of ours.
+func TestReplayOfAForeignGatewayReserved(t *testing.T) {
+	b := newBench(t)
+	id := b.pool("192.168.50.0/24", "")
+	b.gets(id, "192.168.50.9", "192.168.50.9/24")
+	b.NetworkCreated("n1", network("192.168.50.0/24", "192.168.50.9"))
+	b.pool("192.168.50.0/24", "")
+	b.gets(id, "gw 192.168.50.9", "192.168.50.9/24")
+	b.Daemon()
+	b.pool("192.168.50.0/24", "")
+	b.gets(id, "gw 192.168.50.9", "192.168.50.9/24")
+	b.pool("192.168.50.0/24", "")
+	b.gets(id, "192.168.50.9", "192.168.50.9/24")
+}
+
 func TestFailedCreation(t *testing.T) {
 	b := newBench(t)
 	// Alone on its subnet: ReleasePool frees all at once.

@@ -334,6 +334,16 @@ func (i *IPAM) wanted(p *pool) bool { return p.refs > 0 || len(i.naming[p.subnet
 // driver does not know: those being created, and those of other drivers.
 func (i *IPAM) pending(p *pool) int { return p.refs - len(i.naming[p.subnet]) }
 
+// strangers says that dockerd, when it replays a pool, may ask for networks that
+// the driver does not know: those of other drivers, and creations cut off.
+func (i *IPAM) strangers(p *pool) bool {
+	n := 0
+	for _, t := range p.terms {
+		n += t.before
+	}
+	return n > len(i.naming[p.subnet])
+}
+
 // creating says that a network is being created on a pool just now.
 func (i *IPAM) creating(p *pool) bool {
 	return i.pending(p) > 0 && i.now().Sub(p.requested) < i.grace

@@ -206,9 +206,9 @@ func (w *world) start(rt *rapid.T) {
 		w.must(err)
 	}
 	w.allowed(n, r, addr, before)
-	if len(w.pending) > 0 && r.Name == "" && w.reserved(addr) {
-		// Taken for an aux address of the network being created. The driver
-		// refuses such an endpoint.
+	if (len(w.pending) > 0 || before.strangers) && r.Name == "" && w.reserved(addr) {
+		// Taken for an aux address of the network being created, or for one
+		// replayed. The driver refuses such an endpoint.
 		w.must(w.ReleaseAddress(w.t.Context(), n.pool, addr))
 		return
 	}
@@ -496,18 +496,20 @@ func (n *dockerNetwork) reservedFor(name string) netip.Addr {
 
 // sight is what could be known before a request.
 type sight struct {
-	at      time.Time
-	aux     bool // an explicit address without a name is taken for one of a network being created
-	blind   bool
-	parents []string
-	rested  map[netip.Addr]time.Time
-	inUse   map[netip.Addr]bool
-	held    map[netip.Addr]Kind
+	at    time.Time
+	aux   bool // an explicit address without a name is taken for one of a network being created
+	blind bool
+
+	strangers bool // in a replay, networks of the pool that were being created
+	parents   []string
+	rested    map[netip.Addr]time.Time
+	inUse     map[netip.Addr]bool
+	held      map[netip.Addr]Kind
 }
 
 func (w *world) observe(n *dockerNetwork) sight {
 	p := w.IPAM.pool(n.subnet)
-	s := sight{at: w.tick(), aux: w.IPAM.pending(p) > 0, parents: w.parents(p), rested: map[netip.Addr]time.Time{}, inUse: map[netip.Addr]bool{}, held: w.heldNow()}
+	s := sight{at: w.tick(), aux: w.IPAM.pending(p) > 0, parents: w.parents(p), rested: map[netip.Addr]time.Time{}, inUse: map[netip.Addr]bool{}, held: w.heldNow(), strangers: w.strangers(p)}
 	for _, link := range s.parents {
 		if last, ever := w.failed[link]; w.lan.failing[link] != nil || ever && s.at.Sub(last) < 2*time.Second {
 			s.blind = true
