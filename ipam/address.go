@@ -301,7 +301,7 @@ func (i *IPAM) mustAsk(p *pool, t *terms, addr, proven netip.Addr) (step, error)
 func (i *IPAM) askFor(ctx context.Context, p *pool, t *terms, addr netip.Addr) (asked bool, err error) {
 	links, wait := i.parents(p), t.options.ProbeWait
 	i.mu.Unlock()
-	used, err := i.ask(ctx, links, []netip.Addr{addr}, wait)
+	used, all, err := i.ask(ctx, links, []netip.Addr{addr}, wait)
 	if ctx.Err() != nil {
 		return false, fmt.Errorf("the LAN could not be asked about %s in time; try again: %w", addr, ctx.Err())
 	}
@@ -318,7 +318,7 @@ func (i *IPAM) askFor(ctx context.Context, p *pool, t *terms, addr netip.Addr) (
 	case err != nil:
 		t.blind, t.blindAt = err, i.now()
 		i.log.WithError(err).WithField("address", addr).Warn("given out without asking the LAN")
-	case p.seen[addr] != nil:
+	case p.seen[addr] != nil && all:
 		p.unsee(addr)
 	}
 	return true, nil

@@ -72,6 +72,7 @@ type seen struct {
 	since time.Time
 	last  time.Time
 	until time.Time // it is given to nobody before, unless it is probed
+	asked time.Time // without an answer, but not on all links
 }
 
 // parents are the links that lead to a pool's LAN.
@@ -145,10 +146,12 @@ func (i *IPAM) rewatch() {
 	i.detector.Watch(slices.Sorted(maps.Keys(links)))
 }
 
-// ask probes addresses on all links of a pool. Called without the lock.
-func (i *IPAM) ask(ctx context.Context, links []string, addrs []netip.Addr, wait time.Duration) (map[netip.Addr]net.HardwareAddr, error) {
+// ask probes addresses on all links of a pool, and returns those in use and
+// whether all links could be asked. Called without the lock.
+func (i *IPAM) ask(ctx context.Context, links []string, addrs []netip.Addr, wait time.Duration) (used map[netip.Addr]net.HardwareAddr, all bool, err error) {
 	if len(links) == 1 {
-		return i.detector.Probe(ctx, links[0], addrs, wait)
+		used, err = i.detector.Probe(ctx, links[0], addrs, wait)
+		return used, err == nil, err
 	}
 	type answer struct {
 		used map[netip.Addr]net.HardwareAddr
@@ -161,12 +164,12 @@ func (i *IPAM) ask(ctx context.Context, links []string, addrs []netip.Addr, wait
 			answers <- answer{used, err}
 		}()
 	}
-	all := map[netip.Addr]net.HardwareAddr{}
+	used = map[netip.Addr]net.HardwareAddr{}
 	var failed error
 	blind := 0
 	for range links {
 		a := <-answers
-		maps.Copy(all, a.used)
+		maps.Copy(used, a.used)
 		if a.err != nil && !errors.Is(failed, context.DeadlineExceeded) {
 			failed = a.err
 		}
@@ -175,11 +178,11 @@ func (i *IPAM) ask(ctx context.Context, links []string, addrs []netip.Addr, wait
 		}
 	}
 	// One cable that is out does not make the other LAN's answers worthless; the
-	// detector itself says that it is out.
+	// detector itself says that it is out. But who was seen is not forgotten.
 	if blind < len(links) && !errors.Is(failed, context.DeadlineExceeded) {
 		failed = nil
 	}
-	return all, failed
+	return used, blind == 0, failed
 }
 
 // Heard takes note of what the detector has heard.

@@ -771,6 +771,35 @@ func TestBlindForgetsNobody(t *testing.T) {
 	})
 }
 
+// Neither does it when one of two cables is out: the other LAN cannot tell.
+func TestHalfBlindForgetsNobody(t *testing.T) {
+	for _, ahead := range []string{"probe_ahead=0", "probe_ahead=2"} {
+		onLAN(t, func(t *testing.T, b *lanBench) {
+			b.create("n1 eth0 192.168.50.0/29 192.168.50.1", ahead)
+			id := b.create("n2 eth1 192.168.50.0/29 192.168.50.1", ahead)
+			b.hear("eth0", "192.168.50.2", other, false)
+			b.lan.fails("eth0", errDown)
+			b.fails(id, "web 192.168.50.2", "in use on the LAN by "+other)
+			for _, a := range addrs("192.168.50.3", 4) {
+				b.starts(id, "", a)
+			}
+			for range 2 { // at once, and when it may be asked about again
+				before := b.lan.questions()
+				b.fails(id, "", "1 in use by other machines")
+				if n := b.lan.questions() - before; n > 2 {
+					t.Errorf("asked %d times", n)
+				}
+				time.Sleep(retryAfter + time.Second)
+			}
+			if s := b.state().LAN.InUse; len(s) != 1 || s[0].MAC != other {
+				t.Errorf("in use: %+v", s)
+			}
+			time.Sleep(seenFor) // and nothing heard of it
+			b.starts(id, "", "192.168.50.2")
+		})
+	}
+}
+
 func TestTwoParents(t *testing.T) {
 	onLAN(t, func(t *testing.T, b *lanBench) {
 		b.lan.comes("eth0", "192.168.50.2")

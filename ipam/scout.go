@@ -104,10 +104,14 @@ func (i *IPAM) next(p *pool, t *terms, urgent, asked bool) (found netip.Addr, ok
 
 // retry is when an address in use may be asked about again.
 func (s *seen) retry() time.Time {
-	if s.last.IsZero() {
+	at := s.last
+	if s.asked.After(at) {
+		at = s.asked
+	}
+	if at = at.Add(retryAfter); s.last.IsZero() || s.until.Before(at) {
 		return s.until
 	}
-	return s.last.Add(retryAfter)
+	return at
 }
 
 // fromStock returns an address that may be given out unasked. It stays in stock
@@ -221,10 +225,10 @@ func (i *IPAM) send(p *pool, t *terms, addrs []netip.Addr) {
 		ctx, cancel := context.WithTimeout(i.ctx, wait+deadline)
 		defer cancel()
 		sent := i.now()
-		used, err := i.ask(ctx, links, addrs, wait)
+		used, all, err := i.ask(ctx, links, addrs, wait)
 		i.mu.Lock()
 		defer i.mu.Unlock()
-		i.learn(p, t, links, addrs, used, err, sent)
+		i.learn(p, t, links, addrs, used, all, err, sent)
 	}()
 }
 
@@ -234,7 +238,7 @@ func (i *IPAM) send(p *pool, t *terms, addrs []netip.Addr) {
 const deadline = 5 * time.Second
 
 // learn puts what a probe has told into the stock.
-func (i *IPAM) learn(p *pool, t *terms, links []string, addrs []netip.Addr, used map[netip.Addr]net.HardwareAddr, err error, at time.Time) {
+func (i *IPAM) learn(p *pool, t *terms, links []string, addrs []netip.Addr, used map[netip.Addr]net.HardwareAddr, all bool, err error, at time.Time) {
 	unknown := err != nil || slices.ContainsFunc(i.parents(p), func(link string) bool { return !slices.Contains(links, link) })
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
@@ -254,9 +258,15 @@ func (i *IPAM) learn(p *pool, t *terms, links []string, addrs []netip.Addr, used
 		}
 		before := t.asking[addr]
 		delete(t.asking, addr)
-		if before != nil && (unknown || used[addr] != nil) {
+		if before != nil && (unknown || used[addr] != nil || !all && i.now().Before(before.until)) {
 			p.seen[addr] = before
 			p.destock(addr)
+			if !unknown {
+				before.asked = at // so that it is not asked about at once again
+			}
+			if used[addr] == nil {
+				continue
+			}
 		}
 		if unknown && used[addr] == nil {
 			p.destock(addr)
