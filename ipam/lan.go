@@ -61,6 +61,9 @@ const (
 	retryAfter = time.Minute
 	// seenFor is how long an address counts as in use after it was heard last.
 	seenFor = 15 * time.Minute
+	// conflictEvery is how often a conflict over one address is logged at most,
+	// however many machines take turns at it.
+	conflictEvery = time.Minute
 	// maxSeen bounds how many such addresses of a pool are remembered because
 	// they were heard: hosts change their IPv6 addresses every day (RFC 8981).
 	maxSeen = 1 << 16
@@ -73,6 +76,10 @@ type seen struct {
 	last  time.Time
 	until time.Time // it is given to nobody before, unless it is probed
 	asked time.Time // without an answer, but not on all links
+
+	// Of a conflict: who was logged, and when.
+	logged   net.HardwareAddr
+	loggedAt time.Time
 }
 
 // parents are the links that lead to a pool's LAN.
@@ -245,11 +252,17 @@ func (i *IPAM) conflict(p *pool, addr netip.Addr, mac net.HardwareAddr, now time
 		return // of a container not started yet, it will be heard again
 	}
 	c := p.conflicts[addr]
-	if c == nil || !slices.Equal(c.mac, mac) {
+	if c == nil {
+		c = &seen{}
+		p.conflicts[addr] = c
+	}
+	if !slices.Equal(c.mac, mac) {
+		c.mac, c.since = mac, now
+	}
+	if !slices.Equal(c.logged, mac) && now.Sub(c.loggedAt) >= conflictEvery {
 		what, _ := i.holder(addr)
 		i.log.WithField("address", addr).Errorf("address conflict: %v on the LAN has %v, the address of %s; give one of them another address", mac, addr, what)
-		c = &seen{mac: mac, since: now}
-		p.conflicts[addr] = c
+		c.logged, c.loggedAt = mac, now
 	}
 	c.last, c.until = now, now.Add(seenFor)
 }

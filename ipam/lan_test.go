@@ -780,8 +780,10 @@ func TestHalfBlindForgetsNobody(t *testing.T) {
 			b.hear("eth0", "192.168.50.2", other, false)
 			b.lan.fails("eth0", errDown)
 			b.fails(id, "web 192.168.50.2", "in use on the LAN by "+other)
-			for _, a := range addrs("192.168.50.3", 4) {
-				b.starts(id, "", a)
+			for range 4 {
+				if a, err := b.start(id, ""); err != nil || a == "192.168.50.2" {
+					t.Fatalf("got %s, %v", a, err)
+				}
 			}
 			for range 2 { // at once, and when it may be asked about again
 				before := b.lan.questions()
@@ -922,6 +924,18 @@ func TestConflicts(t *testing.T) {
 		b.hear("eth0", "192.168.50.2", third, false)
 		if conflicts() != 2 {
 			t.Errorf("%d lines, want 2", conflicts())
+		}
+		for range 100 { // they alternate, for 100 s
+			for _, mac := range []string{other, third} {
+				b.hear("eth0", "192.168.50.2", mac, false)
+				time.Sleep(time.Second / 2)
+			}
+		}
+		if conflicts() != 3 {
+			t.Errorf("%d lines, want one a minute", conflicts())
+		}
+		if s := b.state().LAN.Conflicts; len(s) != 1 || s[0].MAC != third {
+			t.Errorf("%+v, want the one heard last", s)
 		}
 		b.hear("eth0", "192.168.50.2", mine, false)
 		if len(b.state().LAN.Conflicts) != 1 {
