@@ -626,6 +626,25 @@ func TestStillbornNetwork(t *testing.T) {
 	}
 }
 
+// A creation that was cut off is not taken for one that goes on, when the next
+// one is over: a container may not share what networks reserve.
+func TestCreationCutOff(t *testing.T) {
+	for _, dockerd := range []bool{false, true} {
+		b := newBench(t)
+		id := b.pool("192.168.50.0/24", "")
+		if dockerd {
+			b.Daemon()
+			b.pass(replayWithin)
+		} else {
+			b.pass(b.grace)
+		}
+		b.pool("192.168.50.0/24", "")
+		b.gets(id, "gw", "192.168.50.1/24")
+		b.NetworkCreated("n1", network("192.168.50.0/24", "192.168.50.1"))
+		b.refused(id, "192.168.50.1", "the gateway of network n1")
+	}
+}
+
 func TestReservationMeetsContainer(t *testing.T) {
 	b := newBench(t)
 	log, hook := test.NewNullLogger()

@@ -41,8 +41,11 @@ func (i *IPAM) NetworkCreated(id string, n NetworkPools) {
 		}
 		p.offer = nil
 		p.refs = max(p.refs, len(i.naming[subnet]))
+		if len(p.begun) > 0 {
+			p.begun = p.begun[1:] // one is over, and what was cut off is the oldest
+		}
 		if i.pending(p) <= 0 {
-			p.requested = time.Time{}
+			p.requested, p.begun = time.Time{}, nil
 		}
 		if replayed {
 			// Not waited for: until it is on disk, more is remembered there.

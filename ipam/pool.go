@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"underlay/internal/options"
@@ -36,7 +37,8 @@ type pool struct {
 
 	refs      int               // RequestPool less ReleasePool
 	terms     map[string]*terms // of these networks, by their pool's ID
-	requested time.Time         // the RequestPool of a creation that may go on
+	requested time.Time         // the latest RequestPool of a creation that may go on
+	begun     []time.Time       // those of all such creations, by this dockerd
 	offer     *offer            // what it was answered, until the network exists
 	router    netip.Addr        // the LAN's, where the host knows it
 	settled   chan struct{}
@@ -200,6 +202,7 @@ func (i *IPAM) join(b *batch, p *pool, t *terms, o *offer) {
 	p.removal = -1
 	if p.daemon < i.daemon {
 		p.daemon = i.daemon
+		p.begun = nil // cut off
 		if i.now().Sub(i.heard) < replayWithin {
 			p.beginReplay()
 			i.hear(p)
@@ -225,6 +228,7 @@ func (i *IPAM) join(b *batch, p *pool, t *terms, o *offer) {
 // request notes what a pool is asked for and what is answered.
 func (p *pool) request(i *IPAM, o *offer) {
 	p.requested = i.now()
+	p.begun = append(slices.DeleteFunc(p.begun, func(at time.Time) bool { return p.requested.Sub(at) >= i.grace }), p.requested)
 	o.at = p.requested
 	p.offer = o
 	if o.router.IsValid() {
@@ -251,7 +255,7 @@ func (i *IPAM) ReleasePool(ctx context.Context, id string) error {
 	// What a network whose creation failed has left is cleared later: it
 	// cannot be told now from what another one has just asked for.
 	i.clearLater()
-	p.requested = time.Time{}
+	p.requested, p.begun = time.Time{}, nil
 	if p.refs == 0 && i.wanted(p) {
 		p.endReplay(either)
 		i.mu.Unlock()
@@ -346,7 +350,7 @@ func (i *IPAM) strangers(p *pool) bool {
 
 // creating says that a network is being created on a pool just now.
 func (i *IPAM) creating(p *pool) bool {
-	return i.pending(p) > 0 && i.now().Sub(p.requested) < i.grace
+	return i.pending(p) > 0 && len(p.begun) > 0 && i.now().Sub(p.requested) < i.grace
 }
 
 // lockPool takes the lock and finds the pool of a subnet, or nil, waiting for
