@@ -92,6 +92,12 @@ func (m Mode) TakesMAC() bool { return m.Kind == Macvlan }
 // Alone tells whether the sub-interface needs the parent for itself.
 func (m Mode) Alone() bool { return m.Kind == Macvlan && m.Name == "passthru" }
 
+// Isolates tells whether the mode is there to keep the links of one parent from
+// each other.
+func (m Mode) Isolates() bool {
+	return m.Name == "private" || m.Name == "vepa" || m.Flag == "private" || m.Flag == "vepa"
+}
+
 // RoutesByLink tells whether containers route by the link and know no gateway:
 // in l3 and l3s the parent's stack routes for them and there is no neighbour
 // discovery (Documentation/networking/ipvlan.rst).

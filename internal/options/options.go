@@ -1,6 +1,7 @@
 package options
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"maps"
 	"slices"
@@ -26,6 +27,13 @@ type Network struct {
 	Mode       mode.Mode `json:"mode"`
 	MTU        int       `json:"mtu,omitempty"`        // bytes; 0 for the parent's
 	BCQueueLen uint32    `json:"bcqueuelen,omitempty"` // packets; 0 for the kernel's default
+
+	// VLAN is that of Parent which the containers join; 0 for Parent as it is.
+	VLAN           int     `json:"vlan,omitempty"`
+	HostAccess     bool    `json:"hostAccess,omitempty"`     // host and containers reach each other
+	Routes         []Route `json:"routes,omitempty"`         // for each container
+	NoDefaultRoute bool    `json:"noDefaultRoute,omitempty"` // never by this network
+	Proxy          bool    `json:"proxy,omitempty"`          // the host answers ARP and NDP for its l3 containers
 }
 
 // MTUKey is the label that Docker's own drivers take an MTU from.
@@ -35,6 +43,12 @@ const MTUKey = "com.docker.network.driver.mtu"
 const (
 	MinMTU4 = 68
 	MinMTU6 = 1280
+)
+
+// The VLAN IDs that IEEE 802.1Q table 9-2 does not reserve.
+const (
+	minVLAN = 1
+	maxVLAN = 4094
 )
 
 // nameSize is the longest link name: IFNAMSIZ less its final NUL.
@@ -50,14 +64,20 @@ type option[T any] struct {
 type raw struct {
 	parent                              string
 	macvlanMode, ipvlanMode, ipvlanFlag string
-	mtu                                 int
+	mtu, vlan                           int
 	bcQueueLen                          uint32
+	routes                              []Route
+	hostAccess, noDefaultRoute          bool
+	announce                            string
 }
 
 var networkTable = []option[raw]{
 	{Option{"parent", "the name of a link of the host, such as eth0, or eth0.10 for VLAN 10 on eth0", "an isolated dummy link",
 		"the NIC whose LAN the containers join"},
 		func(r *raw, v string) error { r.parent = v; return linkName(v) }},
+	{Option{"vlan", "a VLAN ID, 1 to 4094", "none",
+		"which VLAN of the parent, as in `-o parent=bond0 -o vlan=10`"},
+		func(r *raw, v string) (err error) { r.vlan, err = number(v, minVLAN, maxVLAN); return err }},
 	{Option{"macvlan_mode", oneOf(mode.MacvlanNames), "bridge",
 		"a macvlan sub-interface with a MAC of its own, in this mode"},
 		func(r *raw, v string) error { r.macvlanMode = v; return among(mode.MacvlanNames, v) }},
@@ -73,6 +93,18 @@ var networkTable = []option[raw]{
 	{Option{"bcqueuelen", "a number of packets, 1 to 65535", "the kernel's 1000",
 		"macvlan: how many broadcasts may wait at the parent"},
 		func(r *raw, v string) (err error) { r.bcQueueLen, err = number[uint32](v, 1, 65535); return err }},
+	{Option{"host_access", "true or false", "false",
+		"host and containers reach each other: macvlan bridge and ipvlan"},
+		func(r *raw, v string) (err error) { r.hostAccess, err = boolean(v); return err }},
+	{Option{"routes", "destinations with a comma between, each `via` a router of the subnet or on the link, such as 10.20.0.0/16 via 192.168.50.254, 10.30.0.0/16", "none",
+		"routes in each container, beside the default route"},
+		func(r *raw, v string) (err error) { r.routes, err = parseRoutes(v); return err }},
+	{Option{"no_default_route", "true or false", "false",
+		"the network never gives a container its default route"},
+		func(r *raw, v string) (err error) { r.noDefaultRoute, err = boolean(v); return err }},
+	{Option{"announce", "proxy", "nothing",
+		"ipvlan l3 and l3s: the host answers ARP and NDP for its containers, so that the LAN finds them without a route"},
+		func(r *raw, v string) error { r.announce = v; return among([]string{"proxy"}, v) }},
 }
 
 // Networks lists the -o options.
@@ -84,7 +116,10 @@ func ParseNetwork(given map[string]string) (Network, error) {
 	if err := parse("-o", networkTable, given, &r); err != nil {
 		return Network{}, err
 	}
-	n := Network{Parent: r.parent, Mode: mode.Default, MTU: r.mtu, BCQueueLen: r.bcQueueLen}
+	n := Network{
+		Parent: r.parent, Mode: mode.Default, MTU: r.mtu, BCQueueLen: r.bcQueueLen, VLAN: r.vlan,
+		HostAccess: r.hostAccess, Routes: r.routes, NoDefaultRoute: r.noDefaultRoute, Proxy: r.announce != "",
+	}
 	switch ipvlan := r.ipvlanMode != "" || r.ipvlanFlag != ""; {
 	case ipvlan && r.macvlanMode != "":
 		return Network{}, fmt.Errorf("-o macvlan_mode and -o %s exclude each other; give one of them", firstOf(r.ipvlanMode, "ipvlan_mode", "ipvlan_flag"))
@@ -95,13 +130,36 @@ func ParseNetwork(given map[string]string) (Network, error) {
 	case r.macvlanMode != "":
 		n.Mode.Name = r.macvlanMode
 	}
-	return n, nil
+	return n, n.check()
+}
+
+// check refuses options that do not go with the mode or without a parent.
+func (n *Network) check() error {
+	viaRouter := slices.ContainsFunc(n.Routes, func(r Route) bool { return r.Via.IsValid() })
+	switch {
+	case n.VLAN != 0 && n.Parent == "":
+		return fmt.Errorf("-o vlan=%d needs the link that carries the VLAN; add -o parent, such as -o parent=eth0", n.VLAN)
+	case n.HostAccess && n.Parent == "":
+		return fmt.Errorf("-o host_access needs -o parent: a network without one is isolated, from the host, too")
+	case n.HostAccess && n.Mode.Alone():
+		return fmt.Errorf("-o host_access does not go with %v, which gives the parent to the container alone; use macvlan_mode=bridge or ipvlan", n.Mode)
+	case n.HostAccess && n.Mode.Isolates():
+		return fmt.Errorf("-o host_access does not go with %v, which keeps the links of a parent from each other, and the host would be one of them; use macvlan_mode=bridge or ipvlan", n.Mode)
+	case len(n.Routes) > 0 && n.Parent == "":
+		return fmt.Errorf("-o routes needs -o parent: a network without one is isolated, and leads nowhere")
+	case viaRouter && n.Mode.RoutesByLink():
+		return fmt.Errorf("-o routes: %v has no next hops, its containers route by the link; leave via out", n.Mode)
+	case n.Proxy && n.Parent == "":
+		return fmt.Errorf("-o announce=proxy needs -o parent: a network without one is on no LAN")
+	case n.Proxy && !n.Mode.RoutesByLink():
+		return fmt.Errorf("-o announce=proxy is for ipvlan_mode=l3 and l3s; %v containers answer for themselves; leave it out", n.Mode)
+	}
+	return nil
 }
 
 // SplitVLAN takes the name of a VLAN link apart: eth0.10 is VLAN 10 on eth0.
 // ok is false for a name of another form, eth0.010 included, so that a VLAN has
-// one name; a VLAN ID outside 1 to 4094 (IEEE 802.1Q table 9-2 reserves 0 and
-// 4095) is an error.
+// one name; a VLAN ID outside 1 to 4094 is an error.
 func SplitVLAN(name string) (lower string, id int, ok bool, err error) {
 	i := strings.LastIndexByte(name, '.')
 	if i <= 0 {
@@ -111,10 +169,21 @@ func SplitVLAN(name string) (lower string, id int, ok bool, err error) {
 	if err != nil || strconv.Itoa(id) != name[i+1:] {
 		return "", 0, false, nil
 	}
-	if id < 1 || id > 4094 {
-		return "", 0, false, fmt.Errorf("parent %s: %d is no VLAN ID; it takes 1 to 4094", shown(name), id)
+	if id < minVLAN || id > maxVLAN {
+		return "", 0, false, fmt.Errorf("parent %s: %d is no VLAN ID; it takes %d to %d", shown(name), id, minVLAN, maxVLAN)
 	}
 	return name[:i], id, true, nil
+}
+
+// VLANName is the name of the link that is made for a VLAN on a link: eth0.10,
+// or one derived where that is too long for a name.
+func VLANName(lower string, id int) string {
+	name := lower + "." + strconv.Itoa(id)
+	if len(name) > nameSize {
+		sum := sha256.Sum256([]byte(lower))
+		name = fmt.Sprintf("ul%x.%d", sum[:4], id)
+	}
+	return name
 }
 
 func rows[T any](table []option[T]) []Option {
@@ -181,6 +250,10 @@ func among(values []string, v string) error {
 		return fmt.Errorf("%q is not known", clip(v))
 	}
 	return nil
+}
+
+func boolean(v string) (bool, error) {
+	return v == "true", among([]string{"true", "false"}, v)
 }
 
 func number[T int | uint32](v string, least, most T) (T, error) {
