@@ -645,6 +645,21 @@ func TestCreationCutOff(t *testing.T) {
 	}
 }
 
+// Of two creations at a time the one begun later is over first: what the other one
+// has asked for is not left behind.
+func TestCreationOverTaken(t *testing.T) {
+	b := newBench(t)
+	id := b.pool("192.168.50.0/24", "")
+	b.NetworkCreated("n1", network("192.168.50.0/24"))
+	b.pool("192.168.50.0/24", "")
+	b.gets(id, "gw", "192.168.50.1/24")
+	b.pool("192.168.50.0/24", "")
+	b.NetworkCreated("n3", network("192.168.50.0/24"))
+	b.refused(id, "192.168.50.1", "the gateway of a network being created")
+	b.NetworkCreated("n2", network("192.168.50.0/24", "192.168.50.1"))
+	b.refused(id, "192.168.50.1", "the gateway of network n2")
+}
+
 func TestReservationMeetsContainer(t *testing.T) {
 	b := newBench(t)
 	log, hook := test.NewNullLogger()

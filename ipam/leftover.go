@@ -131,7 +131,7 @@ func (i *IPAM) stillborn(p *pool) bool {
 // is another try.
 func (i *IPAM) leftBehind(p *pool, addr netip.Addr, h *holding, r AddressRequest) bool {
 	retried := h.kind != KindEndpoint && r.Name == "" && i.pending(p) == 1 &&
-		h.since.Before(p.requested) && i.namers(p, addr) == 0
+		len(p.begun) > 0 && h.since.Before(p.begun[0]) && i.namers(p, addr) == 0
 	if !h.released && !retried {
 		return false
 	}

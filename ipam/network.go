@@ -42,7 +42,7 @@ func (i *IPAM) NetworkCreated(id string, n NetworkPools) {
 		p.offer = nil
 		p.refs = max(p.refs, len(i.naming[subnet]))
 		if len(p.begun) > 0 {
-			p.begun = p.begun[1:] // one is over, and what was cut off is the oldest
+			p.begun = p.begun[:len(p.begun)-1] // which one is not known; the first began before all that go on
 		}
 		if i.pending(p) <= 0 {
 			p.requested, p.begun = time.Time{}, nil

@@ -350,7 +350,8 @@ func (i *IPAM) strangers(p *pool) bool {
 
 // creating says that a network is being created on a pool just now.
 func (i *IPAM) creating(p *pool) bool {
-	return i.pending(p) > 0 && len(p.begun) > 0 && i.now().Sub(p.requested) < i.grace
+	n := len(p.begun)
+	return i.pending(p) > 0 && n > 0 && i.now().Sub(p.begun[n-1]) < i.grace
 }
 
 // lockPool takes the lock and finds the pool of a subnet, or nil, waiting for
