@@ -40,7 +40,8 @@ func (f frame) claims(addr netip.Addr) bool {
 	return f.sender == addr || f.kind == "NA" && f.target == addr
 }
 
-// capture is all that a machine's eth0 hears and sends of ARP and NDP.
+// capture is all that a NIC, mostly a machine's eth0, hears and sends of ARP
+// and NDP.
 type capture struct {
 	conn *packet.Conn
 	nic  *net.Interface
@@ -50,15 +51,20 @@ type capture struct {
 	frames []frame
 }
 
-// listen captures in a named place until stop, or the test's end.
+// listen captures at the eth0 of a place until stop, or the test's end.
 func listen(t *testing.T, p place, hook func(*capture, frame)) *capture {
+	t.Helper()
+	return listenAt(t, p, "eth0", hook)
+}
+
+func listenAt(t *testing.T, p place, nic string, hook func(*capture, frame)) *capture {
 	t.Helper()
 	c := &capture{done: make(chan struct{})}
 	if hook != nil {
 		c.hook = func(f frame) { hook(c, f) }
 	}
-	err := within("/run/netns/"+string(p), func() (err error) {
-		if c.nic, err = net.InterfaceByName("eth0"); err == nil {
+	err := within(p, func() (err error) {
+		if c.nic, err = net.InterfaceByName(nic); err == nil {
 			c.conn, err = packet.Listen(c.nic, packet.Raw, unix.ETH_P_ALL, nil)
 		}
 		return err
@@ -86,14 +92,14 @@ func listen(t *testing.T, p place, hook func(*capture, frame)) *capture {
 	return c
 }
 
-// within does f in a network namespace.
-func within(netns string, f func() error) error {
-	home, err := os.Open("/proc/self/ns/net")
+// within does f in the network namespace of a place.
+func within(p place, f func() error) error {
+	home, err := os.Open(place("").netns())
 	if err != nil {
 		return err
 	}
 	defer home.Close()
-	there, err := os.Open(netns)
+	there, err := os.Open(p.netns())
 	if err != nil {
 		return err
 	}

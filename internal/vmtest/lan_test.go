@@ -34,12 +34,8 @@ const (
 type place string
 
 func (p place) command(args ...string) *exec.Cmd {
-	switch {
-	case p == "":
-	case p[0] >= '0' && p[0] <= '9':
-		args = append([]string{"nsenter", "--net=/proc/" + string(p) + "/ns/net"}, args...)
-	default:
-		args = append([]string{"nsenter", "--net=/run/netns/" + string(p)}, args...)
+	if p != "" {
+		args = append([]string{"nsenter", "--net=" + p.netns()}, args...)
 	}
 	return exec.Command(args[0], args[1:]...)
 }
@@ -71,8 +67,7 @@ func buildLAN() error {
 		{"", `
 for ns in switch router host1; do ip netns add $ns; ip -n $ns link set lo up; done
 sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
-# Three NICs on one LAN: each answers for its own addresses only.
-sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
 sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
 ip link add eth0 type veth peer name nic0 netns switch
 ip link add eth1 type veth peer name nic1 netns switch
@@ -112,7 +107,8 @@ ip route add default via fd00:50::1
 ip route add 192.168.60.0/24 via 192.168.50.2
 ip route add fd00:60::/64 via fd00:50::2`},
 		{"", `
-for l in eth0 eth1 eth2; do sysctl -qw net.ipv6.conf.$l.accept_dad=0; ip link set $l up; done
+# Three NICs on one LAN: each answers for its own addresses only.
+for l in eth0 eth1 eth2; do sysctl -qw net.ipv6.conf.$l.accept_dad=0 net.ipv4.conf.$l.arp_ignore=1; ip link set $l up; done
 ip addr add 192.168.50.2/24 dev eth0
 ip addr add fd00:50::2/64 dev eth0 nodad
 ip route add default via 192.168.50.1
@@ -132,6 +128,17 @@ func hairpin(t *testing.T, on bool) {
 	t.Helper()
 	word := map[bool]string{true: "on", false: "off"}[on]
 	do(t, "switch", "bridge link set dev nic0 hairpin "+word)
+}
+
+// netns is the file of a place's network namespace.
+func (p place) netns() string {
+	switch {
+	case p == "":
+		return "/proc/1/ns/net" // not self: a thread may be elsewhere
+	case p[0] >= '0' && p[0] <= '9':
+		return "/proc/" + string(p) + "/ns/net"
+	}
+	return "/run/netns/" + string(p)
 }
 
 // ping sends one packet; wait is how long the answer may take.

@@ -195,6 +195,16 @@ func picture(t *testing.T) string {
 			}
 		}
 	}
+	// Neighbours: the permanent ones alone were put there by somebody.
+	for _, what := range []string{"-4 rule", "-6 rule", "nexthop", "neigh show nud permanent"} {
+		out, err := sh("", "ip "+what)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(out) {
+			facts = append(facts, what+" "+strings.TrimSpace(line))
+		}
+	}
 	facts = append(facts, namespaces()...)
 	facts = append(facts, state(t)...)
 	slices.Sort(facts)
