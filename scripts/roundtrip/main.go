@@ -64,11 +64,12 @@ func serve(port string) error {
 }
 
 func answer(conn net.Conn) error {
-	fd, done, err := blocking(conn)
+	f, err := blocking(conn)
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer f.Close()
+	fd := int(f.Fd())
 	var b [1]byte
 	for {
 		if err := transfer(syscall.Read, fd, b[:]); err != nil {
@@ -89,11 +90,12 @@ func ask(address string, d time.Duration) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	fd, done, err := blocking(conn)
+	f, err := blocking(conn)
 	if err != nil {
 		return 0, err
 	}
-	defer done()
+	defer f.Close()
+	fd := int(f.Fd())
 	if _, _, err := trips(fd, warmUp); err != nil {
 		return 0, err
 	}
@@ -119,22 +121,22 @@ func trips(fd int, d time.Duration) (n int, took time.Duration, err error) {
 	return n, took, nil
 }
 
-// blocking returns conn's descriptor in blocking mode, and what closes it. A
-// path that goes silent for 10 s is an error. TCP_NODELAY is Go's default.
-func blocking(conn net.Conn) (fd int, done func() error, err error) {
+// blocking takes conn over as a file in blocking mode. A path that goes silent
+// for 10 s is an error. TCP_NODELAY is Go's default.
+func blocking(conn net.Conn) (*os.File, error) {
+	defer conn.Close() // the file is a copy
 	f, err := conn.(*net.TCPConn).File()
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
-	conn.Close() // f is a copy
-	fd = int(f.Fd())
+	fd := int(f.Fd())
 	err = errors.Join(syscall.SetNonblock(fd, false),
 		syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &syscall.Timeval{Sec: 10}))
 	if err != nil {
 		f.Close()
-		return 0, nil, err
+		return nil, err
 	}
-	return fd, f.Close, nil
+	return f, nil
 }
 
 // transfer moves the one byte of b; io.EOF if the other side is gone.
