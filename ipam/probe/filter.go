@@ -23,6 +23,21 @@ func ndpFilter(index int) []bpf.Instruction {
 	)
 }
 
+// questionFilter keeps both, of all that the link receives.
+func questionFilter(index int) []bpf.Instruction {
+	n, a := ndpFilter(index), arpFilter(index)
+	f := []bpf.Instruction{
+		bpf.LoadAbsolute{Off: etherLen - 2, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: etherIPv6, SkipFalse: uint8(len(n))},
+	}
+	f = append(f, n...)
+	f = append(f,
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: etherARP, SkipTrue: 1},
+		bpf.RetConstant{Val: 0},
+	)
+	return append(f, a...)
+}
+
 // check is what a number of size bytes at an offset of the frame must be: one
 // value or the other.
 type check struct {

@@ -32,6 +32,7 @@ func (m mac) one() bool { return m[0]&1 == 0 && m != mac{} }
 var (
 	broadcast = mac{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 	allNodes  = netip.MustParseAddr("ff02::1")
+	solicited = [13]byte{0: 0xff, 1: 0x02, 11: 0x01, 12: 0xff} // solicited-node multicast addresses begin so
 )
 
 // arpHead is hardware type Ethernet, protocol IPv4, their lengths, request.
@@ -40,15 +41,26 @@ var arpHead = [...]byte{0, 1, 8, 0, 6, 4, 0, 1}
 // arpRequest builds a broadcast ARP request, RFC 826. Sender 0.0.0.0 makes it a
 // probe (RFC 5227 2.1.1), sender equal to target an announcement (2.3).
 func arpRequest(from mac, sender, target netip.Addr) []byte {
-	b := ether(broadcast, from, etherARP, arpLen)
+	return arp(broadcast, from, sender, mac{}, target)
+}
+
+// arpReply builds the answer to a request: sender is at from.
+func arpReply(from mac, sender netip.Addr, to mac, target netip.Addr) []byte {
+	b := arp(to, from, sender, to, target)
+	b[etherLen+7] = 2
+	return b
+}
+
+func arp(ether mac, from mac, sender netip.Addr, to mac, target netip.Addr) []byte {
+	b := header(ether, from, etherARP, arpLen)
 	b = append(b, arpHead[:]...)
 	b = append(b, from[:]...)
 	b = append(b, sender.AsSlice()...)
-	b = append(b, make([]byte, 6)...)
+	b = append(b, to[:]...)
 	return append(b, target.AsSlice()...)
 }
 
-func ether(to, from mac, kind uint16, room int) []byte {
+func header(to, from mac, kind uint16, room int) []byte {
 	b := make([]byte, 0, etherLen+room)
 	b = append(b, to[:]...)
 	b = append(b, from[:]...)
@@ -64,25 +76,25 @@ func solicitation(from mac, target netip.Addr) ([]byte, error) {
 		return nil, err
 	}
 	m := &ndp.NeighborSolicitation{TargetAddress: target}
-	return neighbour(from, netip.IPv6Unspecified(), to, m)
+	return neighbour(from, group(to), netip.IPv6Unspecified(), to, m)
 }
 
 // advertisement builds the unsolicited word to all nodes that addr is at from,
 // whatever they remember (RFC 4861 7.2.6).
 func advertisement(from mac, addr netip.Addr) ([]byte, error) {
-	return neighbour(from, addr, allNodes, &ndp.NeighborAdvertisement{
+	return neighbour(from, group(allNodes), addr, allNodes, &ndp.NeighborAdvertisement{
 		Override:      true,
 		TargetAddress: addr,
 		Options:       []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Target, Addr: from.addr()}},
 	})
 }
 
-func neighbour(from mac, src, dst netip.Addr, m ndp.Message) ([]byte, error) {
+func neighbour(from, to mac, src, dst netip.Addr, m ndp.Message) ([]byte, error) {
 	body, err := ndp.MarshalMessageChecksum(m, src, dst)
 	if err != nil {
 		return nil, err
 	}
-	b := ether(group(dst), from, etherIPv6, ip6Len+len(body))
+	b := header(to, from, etherIPv6, ip6Len+len(body))
 	b = append(b, 0x60, 0, 0, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(body)))
 	b = append(b, icmp6, ndp.HopLimit)
@@ -103,6 +115,10 @@ type sight struct {
 	mac   mac
 	claim bool
 	ether mac // who sent the frame; a bridge may differ from mac
+
+	// asks is the address that the sender wants to know of, or to have; zero if
+	// none, or its own.
+	asks netip.Addr
 }
 
 // parse reads an Ethernet frame without a VLAN tag. It is not ok if the frame
@@ -131,9 +147,13 @@ func (s *sight) arp(b []byte) bool {
 	}
 	s.mac = mac(b[8:14])
 	s.addr = netip.AddrFrom4([4]byte(b[14:18]))
+	target := netip.AddrFrom4([4]byte(b[24:28]))
+	if b[7] == 1 && target != s.addr {
+		s.asks = target
+	}
 	if s.addr.IsUnspecified() {
 		s.claim = true
-		s.addr = netip.AddrFrom4([4]byte(b[24:28]))
+		s.addr = target
 	}
 	return unicast(s.addr)
 }
@@ -159,8 +179,11 @@ func (s *sight) ndp(b []byte) bool {
 		var told bool
 		s.mac, told = s.linkLayer(m.Options, ndp.Source)
 		s.addr = netip.AddrFrom16([16]byte(b[8:24]))
+		if m.TargetAddress != s.addr {
+			s.asks = m.TargetAddress
+		}
 		if s.addr.IsUnspecified() {
-			if told { // RFC 4861 7.1.1: not a valid one
+			if told || [13]byte(b[24:]) != solicited { // RFC 4861 7.1.1: not a valid one
 				return false
 			}
 			s.claim = true

@@ -188,7 +188,7 @@ func TestThrottle(t *testing.T) {
 }
 
 func testTap(told func(sight)) *tap {
-	return &tap{mac: mine, opened: time.Now(), told: told, over: make(chan struct{}), asked: map[netip.Addr][]*question{}}
+	return &tap{mac: mine, opened: time.Now(), told: told, ours: func(mac) bool { return false }, over: make(chan struct{}), asked: map[netip.Addr][]*question{}}
 }
 
 // BenchmarkHear is the cost of a frame once the kernel has handed it over.

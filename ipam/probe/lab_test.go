@@ -114,6 +114,10 @@ func (s *space) kernel() kernel {
 			s.run(func() { c, err = h.open(ifi, protocol, filter) })
 			return
 		},
+		roll: func() (fd int, err error) {
+			s.run(func() { fd, err = h.roll() })
+			return
+		},
 	}
 }
 
@@ -233,5 +237,12 @@ func addrs(s ...string) (all []netip.Addr) {
 func (s *space) output(args ...string) string {
 	var out []byte
 	s.run(func() { out, _ = exec.Command("ip", args...).CombinedOutput() })
+	return string(out)
+}
+
+// bridge is what "bridge" says.
+func (s *space) bridge(args ...string) string {
+	var out []byte
+	s.run(func() { out, _ = exec.Command("bridge", args...).CombinedOutput() })
 	return string(out)
 }

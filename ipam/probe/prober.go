@@ -29,7 +29,7 @@ type Sighting struct {
 	Claim bool
 }
 
-// Health is how it stands with a watched link.
+// Health is how it stands with a link that is watched or answered on.
 type Health struct {
 	Link  string    `json:"link"`
 	Blind string    `json:"blind,omitempty"` // why nothing is heard there, "eth0 is down"; "" is well
@@ -64,9 +64,12 @@ type Prober struct {
 	kernel kernel
 	wg     sync.WaitGroup
 
+	// macs are those of open taps, and of how many: of two NICs on one LAN, each
+	// hears the other's questions. Changed, as a whole, under mu.
+	macs atomic.Pointer[map[mac]int]
+
 	mu     sync.Mutex
 	links  map[string]*link // that are watched or in use
-	macs   map[mac]int      // of open taps: of two NICs on one LAN, each hears the other's questions
 	timer  *time.Timer      // set while one is blind
 	closed bool
 }
@@ -75,7 +78,8 @@ type Prober struct {
 // comes back.
 type link struct {
 	name    string
-	watched atomic.Bool // changed under Prober.mu
+	watched atomic.Bool             // changed under Prober.mu
+	answers atomic.Pointer[answers] // likewise; nil: none
 
 	// guarded by Prober.mu
 	users int
@@ -90,7 +94,9 @@ type link struct {
 // goroutines, in parallel for different links, and must be quick. The same
 // word of the same machine is told once in five seconds.
 func New(log logrus.FieldLogger, heard func(Sighting)) *Prober {
-	return &Prober{log: log, heard: heard, kernel: host(), links: map[string]*link{}, macs: map[mac]int{}}
+	p := &Prober{log: log, heard: heard, kernel: host(), links: map[string]*link{}}
+	p.macs.Store(&map[mac]int{})
+	return p
 }
 
 // Watch listens on exactly these links from now on. A link that is absent or
@@ -104,8 +110,10 @@ func (p *Prober) Watch(links []string) {
 	}
 	for _, name := range links {
 		if l := p.get(name); !l.watched.Load() {
+			if !l.kept() {
+				l.blind, l.since = nil, time.Now()
+			}
 			l.watched.Store(true)
-			l.blind, l.since = nil, time.Now()
 			changed = append(changed, l)
 		}
 	}
@@ -124,19 +132,20 @@ func (p *Prober) Watch(links []string) {
 
 // Rouse says that links have come, gone or changed.
 func (p *Prober) Rouse() {
-	for _, l := range p.watched() {
+	for _, l := range p.kept() {
 		p.settle(l, true)
 	}
 }
 
-// Health tells of every watched link, by name, as it is now.
+// Health tells of every link that is watched or answered on, by name, as it is
+// now.
 func (p *Prober) Health() []Health {
 	p.Rouse()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var all []Health
 	for _, l := range p.links {
-		if !l.watched.Load() {
+		if !l.kept() {
 			continue
 		}
 		h := Health{Link: l.name, Since: l.since}
@@ -166,12 +175,15 @@ func (p *Prober) Close() {
 	p.wg.Wait()
 }
 
-func (p *Prober) watched() []*link {
+// kept says whether the link is to be heard until further notice.
+func (l *link) kept() bool { return l.watched.Load() || l.answers.Load() != nil }
+
+func (p *Prober) kept() []*link {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var all []*link
 	for _, l := range p.links {
-		if l.watched.Load() {
+		if l.kept() {
 			all = append(all, l)
 		}
 	}
@@ -190,7 +202,7 @@ func (p *Prober) get(name string) *link {
 
 // drop is with mu held; whoever calls it settles l afterwards.
 func (p *Prober) drop(l *link) bool {
-	if l.watched.Load() || l.users > 0 || p.links[l.name] != l {
+	if l.kept() || l.users > 0 || p.links[l.name] != l {
 		return false
 	}
 	delete(p.links, l.name)
@@ -201,7 +213,7 @@ func (p *Prober) drop(l *link) bool {
 func (p *Prober) wanted(l *link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !p.closed && (l.watched.Load() || l.users > 0)
+	return !p.closed && (l.kept() || l.users > 0)
 }
 
 // use is a tap for a question or an announcement; release gives it back.
@@ -296,25 +308,35 @@ func (p *Prober) open(l *link, ifi *net.Interface) error {
 		return fmt.Errorf("packet socket on %s: %w", l.name, err)
 	}
 	l.tap = t
-	p.mu.Lock()
-	p.macs[t.mac]++
-	p.mu.Unlock()
+	p.count(t.mac, 1)
 	for _, socket := range []line{t.arp, t.ndp} {
 		p.wg.Go(func() {
-			err := t.listen(socket)
+			err := t.listen(socket, t.hear)
 			if t.end(fmt.Errorf("packet socket on %s: %w", l.name, err)) {
 				p.settle(l, time.Since(t.opened) > hasty)
 			}
 		})
+	}
+	if l.answers.Load() != nil {
+		p.wg.Go(func() { p.serve(l, t) })
 	}
 	return nil
 }
 
 // ours says whether a MAC is that of a link in use.
 func (p *Prober) ours(m mac) bool {
+	return (*p.macs.Load())[m] > 0
+}
+
+// count counts the taps with that MAC.
+func (p *Prober) count(m mac, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.macs[m] > 0
+	macs := maps.Clone(*p.macs.Load())
+	if macs[m] += n; macs[m] == 0 {
+		delete(macs, m)
+	}
+	p.macs.Store(&macs)
 }
 
 func (p *Prober) shut(l *link, why error) {
@@ -323,11 +345,7 @@ func (p *Prober) shut(l *link, why error) {
 		return
 	}
 	l.tap = nil
-	p.mu.Lock()
-	if p.macs[t.mac]--; p.macs[t.mac] == 0 {
-		delete(p.macs, t.mac)
-	}
-	p.mu.Unlock()
+	p.count(t.mac, -1)
 	p.wg.Add(1) // before its listeners can be done
 	t.end(why)
 	go func() { // the kernel may take milliseconds to let go
@@ -336,11 +354,11 @@ func (p *Prober) shut(l *link, why error) {
 	}()
 }
 
-// note records whether a watched link is blind, and says so when that changes.
+// note records whether a link that is kept is blind, and says so when that changes.
 func (p *Prober) note(l *link, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !l.watched.Load() || p.closed {
+	if !l.kept() || p.closed {
 		return
 	}
 	was, since := l.blind, l.since
@@ -354,7 +372,11 @@ func (p *Prober) note(l *link, err error) {
 	l.since = time.Now()
 	log := p.log.WithField("link", l.name)
 	if err != nil {
-		log.Warnf("%v: addresses in use there are not noticed until it is back", err)
+		what := "addresses in use there are not noticed"
+		if !l.watched.Load() {
+			what = "nobody is answered there"
+		}
+		log.Warnf("%v: %s until it is back", err, what)
 	} else {
 		log.Infof("%s is heard again, after %s", l.name, l.since.Sub(since).Round(time.Millisecond))
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -20,6 +21,7 @@ import (
 type kernel struct {
 	find func(name string) (*net.Interface, error)
 	open func(ifi *net.Interface, protocol int, filter []bpf.RawInstruction) (*packet.Conn, error)
+	roll func() (fd int, err error) // a socket to join IPv6 groups with
 }
 
 func host() kernel {
@@ -27,6 +29,10 @@ func host() kernel {
 		find: find,
 		open: func(ifi *net.Interface, protocol int, filter []bpf.RawInstruction) (*packet.Conn, error) {
 			return packet.Listen(ifi, packet.Raw, protocol, &packet.Config{Filter: filter})
+		},
+		roll: func() (int, error) {
+			fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			return fd, os.NewSyscallError("socket", err)
 		},
 	}
 }
@@ -45,6 +51,7 @@ type tap struct {
 	ndp    line
 	ours   func(mac) bool // a link of this prober has it
 	told   func(sight)    // what was heard and is not a repetition
+	door   door
 
 	over chan struct{} // closed at the end
 
@@ -135,6 +142,9 @@ func (l line) lost() int64 {
 func (t *tap) close() {
 	t.arp.Close()
 	t.ndp.Close()
+	t.door.mu.Lock()
+	defer t.door.mu.Unlock()
+	t.door.close()
 }
 
 // end says that the tap is over, and whether it was not yet.
@@ -167,7 +177,7 @@ func (t *tap) reason() error {
 }
 
 // listen reads a socket until that fails.
-func (t *tap) listen(l line) error {
+func (t *tap) listen(l line, each func(frame []byte)) error {
 	var n int
 	var err error
 	b := make([]byte, maxFrame)
@@ -189,23 +199,28 @@ func (t *tap) listen(l line) error {
 		if err != nil {
 			return err
 		}
-		t.hear(b[:n])
+		each(b[:n])
 	}
 }
 
 func (t *tap) hear(frame []byte) {
-	s, ok := parse(frame)
-	if !ok || t.ours(s.ether) || t.ours(s.mac) { // the host's own, come back
+	if s, ok := parse(frame); ok {
+		t.take(&s)
+	}
+}
+
+func (t *tap) take(s *sight) {
+	if t.ours(s.ether) || t.ours(s.mac) { // the host's own, come back
 		return
 	}
 	t.mu.Lock()
 	for _, q := range t.asked[s.addr] {
-		q.answer(&s)
+		q.answer(s)
 	}
-	fresh := t.repeats.fresh(&s, time.Since(t.opened))
+	fresh := t.repeats.fresh(s, time.Since(t.opened))
 	t.mu.Unlock()
 	if fresh {
-		t.told(s)
+		t.told(*s)
 	}
 }
 
@@ -216,6 +231,10 @@ func (t *tap) send(addr netip.Addr, frame []byte) error {
 	if addr.Is4() {
 		l = t.arp
 	}
+	return l.send(frame)
+}
+
+func (l line) send(frame []byte) error {
 	var err error
 	if e := l.raw.Write(func(fd uintptr) bool {
 		_, err = unix.Write(int(fd), frame)
