@@ -64,8 +64,8 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (netip.Pref
 	if err := ctx.Err(); err != nil {
 		return netip.Prefix{}, err
 	}
-	if r.Gateway && r.Addr.Is6() && r.Addr.IsLinkLocalUnicast() && !subnet.Contains(r.Addr) {
-		return netip.PrefixFrom(r.Addr, subnet.Bits()), nil // a router's; it is in no pool
+	if r.Gateway && outside(subnet, r.Addr) {
+		return netip.PrefixFrom(r.Addr, subnet.Bits()), nil // in no pool
 	}
 	i.refresh()
 	var proven netip.Addr // the LAN has been asked about it
@@ -100,7 +100,7 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (netip.Pref
 			}
 			continue
 		}
-		if addr.IsLinkLocalUnicast() && addr.Is6() && !subnet.Contains(addr) {
+		if r.Gateway && outside(subnet, addr) {
 			i.mu.Unlock()
 			return netip.PrefixFrom(addr, subnet.Bits()), nil
 		}
@@ -147,6 +147,13 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (netip.Pref
 		}
 		return netip.PrefixFrom(addr, subnet.Bits()), nil
 	}
+}
+
+// outside tells whether a router is a neighbour without being in the subnet: a
+// link-local one, or one that is told to be on the link.
+func outside(subnet netip.Prefix, router netip.Addr) bool {
+	return router.Is4() == subnet.Addr().Is4() && !subnet.Contains(router) &&
+		(router.IsGlobalUnicast() || router.IsLinkLocalUnicast())
 }
 
 // step is what is to be done about an address chosen.

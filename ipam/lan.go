@@ -27,7 +27,7 @@ type Host interface {
 // HostSubnet is a subnet that a link is on.
 type HostSubnet struct {
 	Prefix  netip.Prefix
-	Gateway netip.Addr // zero if none is known; of IPv6 it may be link-local
+	Gateway netip.Addr // zero if none is known; it may be link-local, or outside the subnet
 }
 
 // Detector asks the LAN who has which address.

@@ -1558,6 +1558,7 @@ func TestPoolsOfNICs(t *testing.T) {
 		"eth0":    {{prefix("192.168.50.0/24"), at("192.168.50.254")}, {prefix("fd00:50::/64"), at("fe80::1")}},
 		"eth1":    {{prefix("10.1.0.0/24"), netip.Addr{}}, {prefix("10.2.0.0/24"), at("10.2.0.1")}, {prefix("fd00:1::/64"), netip.Addr{}}},
 		"eth2":    {{prefix("fd00:2::/64"), netip.Addr{}}},
+		"eth3":    {{prefix("10.4.0.0/24"), at("10.9.9.1")}}, // a router beside its subnet
 		"bare":    nil,
 		"eth0.10": {{prefix("192.168.10.0/24"), netip.Addr{}}},
 	}
@@ -1587,6 +1588,7 @@ func TestPoolsOfNICs(t *testing.T) {
 		{name: "a link's subnet, named", request: poolRequest("192.168.50.0/24", ""), want: "192.168.50.0/24", gateway: "192.168.50.254"},
 		{name: "another link's, named", request: poolRequest("10.2.0.0/24", ""), options: "parent=eth1", want: "10.2.0.0/24", gateway: "10.2.0.1"},
 		{name: "part of a link's, named", request: poolRequest("192.168.50.0/25", ""), want: "192.168.50.0/25", gateway: "192.168.50.1"},
+		{name: "router beside the subnet", options: "parent=eth3", want: "10.4.0.0/24", gateway: "10.9.9.1"},
 		{name: "range without subnet", request: PoolRequest{Range: prefix("192.168.50.64/26")}, refused: []string{"needs a --subnet"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -121,7 +121,7 @@ func (i *IPAM) askedTwice(p *pool, o *offer) bool {
 func (o *offer) overlap() error {
 	flags := func(s netip.Prefix, router netip.Addr) string {
 		text := "--subnet " + s.String()
-		if router.IsValid() && !router.IsLinkLocalUnicast() { // Docker wants it inside
+		if s.Contains(router) { // Docker takes no other one
 			text += " --gateway " + router.String()
 		}
 		return text

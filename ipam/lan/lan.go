@@ -51,10 +51,7 @@ func (h *Host) Subnets(link string) (string, []ipam.HostSubnet, error) {
 	}
 	subnets := make([]ipam.HostSubnet, len(all))
 	for i, s := range all {
-		subnets[i].Prefix = s.Prefix
-		if g := s.Gateway; s.Prefix.Contains(g) || g.Is6() && g.IsLinkLocalUnicast() {
-			subnets[i].Gateway = g // dockerd finds no way to another one
-		}
+		subnets[i] = ipam.HostSubnet{Prefix: s.Prefix, Gateway: s.Gateway}
 	}
 	return l.Name, subnets, nil
 }
