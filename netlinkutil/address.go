@@ -96,6 +96,36 @@ func (a Address) lasting() bool {
 	return true
 }
 
+// Hosts lists the host's own addresses that last, IPv4 first: those of the link
+// of that index, or, for a family of which it has none, those of the link of
+// that family's default route; the primary ones first.
+func (a Addressing) Hosts(link int) (hosts []netip.Addr) {
+	for _, v6 := range []bool{false, true} {
+		of := a.of(link, v6)
+		if len(of) == 0 {
+			if by, err := a.Default(v6); err == nil {
+				of = a.of(by, v6)
+			}
+		}
+		hosts = append(hosts, of...)
+	}
+	return hosts
+}
+
+func (a Addressing) of(link int, v6 bool) (primary []netip.Addr) {
+	var secondary []netip.Addr
+	for _, ad := range a.Addresses {
+		switch {
+		case ad.Link != link || ad.Addr.Is6() != v6 || !ad.lasting() || ad.Flags&unix.IFA_F_TENTATIVE != 0:
+		case !v6 && ad.Flags&unix.IFA_F_SECONDARY != 0:
+			secondary = append(secondary, ad.Addr)
+		default:
+			primary = append(primary, ad.Addr)
+		}
+	}
+	return append(primary, secondary...)
+}
+
 // before tells which of two addresses stands for their subnet: IPv4's primary,
 // one that was set by hand before one that came by router advertisements, then
 // the lower, as IPv6 has no primary and the kernel lists the latest first.
@@ -214,6 +244,26 @@ func (h *Host) Subnets(link string) ([]Subnet, error) {
 		return nil, err
 	}
 	return a.Subnets(k.Attrs().Index), nil
+}
+
+// HostAddresses lists the host's own addresses of a link, by which its
+// containers may reach the host: global or unique local ones that are here to
+// stay, IPv4 first, in the kernel's order (of IPv6, the latest comes first). If
+// the link has none of a family, they are those of the link of that family's
+// default route.
+func (h *Host) HostAddresses(link string) ([]netip.Addr, error) {
+	if err := CheckName(link); err != nil {
+		return nil, err
+	}
+	k, err := h.get(link)
+	if err != nil {
+		return nil, err
+	}
+	a, err := h.addressing()
+	if err != nil {
+		return nil, err
+	}
+	return a.Hosts(k.Attrs().Index), nil
 }
 
 // DefaultLink is the link of a family's default route: of the lowest metric in

@@ -24,35 +24,37 @@ type Change struct {
 // backlog is how many changes may wait for a slow listener.
 const backlog = 4096
 
-// Feed hands changes to whoever listens. The zero Feed is ready; exported for
+// Feed hands news to whoever listens. It is ready with Lost alone; exported for
 // the fake kernel.
-type Feed struct {
+type Feed[T any] struct {
+	Lost T // says that some went by unseen
+
 	mu        sync.Mutex
-	listeners map[*listener]struct{}
+	listeners map[*listener[T]]struct{}
 }
 
-type listener struct {
+type listener[T any] struct {
 	news    chan struct{} // of capacity 1
-	pending []Change
+	pending []T
 }
 
 // Listening tells whether anybody does.
-func (f *Feed) Listening() bool {
+func (f *Feed[T]) Listening() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.listeners) > 0
 }
 
-// Tell gives a change to all listeners and waits for none: whoever is too slow
+// Tell gives news to all listeners and waits for none: whoever is too slow
 // gets Lost instead of what it has not taken yet.
-func (f *Feed) Tell(c Change) {
+func (f *Feed[T]) Tell(c T) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for l := range f.listeners {
 		if len(l.pending) < backlog {
 			l.pending = append(l.pending, c)
 		} else {
-			l.pending = []Change{{Lost: true}}
+			l.pending = []T{f.Lost}
 		}
 		select {
 		case l.news <- struct{}{}:
@@ -61,15 +63,15 @@ func (f *Feed) Tell(c Change) {
 	}
 }
 
-// Listen calls each with every change, one after the other, until ctx ends,
-// and returns why it did. The first is Lost: whoever looks at the links then
-// misses nothing.
-func (f *Feed) Listen(ctx context.Context, each func(Change)) error {
-	l := &listener{news: make(chan struct{}, 1), pending: []Change{{Lost: true}}}
+// Listen calls each with all news, one after the other, until ctx ends, and
+// returns why it did. The first is Lost: whoever looks for itself then misses
+// nothing.
+func (f *Feed[T]) Listen(ctx context.Context, each func(T)) error {
+	l := &listener[T]{news: make(chan struct{}, 1), pending: []T{f.Lost}}
 	l.news <- struct{}{}
 	f.mu.Lock()
 	if f.listeners == nil {
-		f.listeners = map[*listener]struct{}{}
+		f.listeners = map[*listener[T]]struct{}{}
 	}
 	f.listeners[l] = struct{}{}
 	f.mu.Unlock()
@@ -102,18 +104,31 @@ func (f *Feed) Listen(ctx context.Context, each func(Change)) error {
 // Lost: whoever looks at the links then misses nothing. Of a link that is down
 // the kernel does not tell a change of its alias (netdev_state_change).
 func (h *Host) Changes(ctx context.Context, each func(Change)) error {
-	if err := h.watch.start(); err != nil {
+	if err := h.watch.start(unix.RTNLGRP_LINK); err != nil {
 		return err
 	}
 	return h.watch.feed.Listen(ctx, each)
 }
 
-// watch listens to the kernel's news of links (RTNLGRP_LINK): one socket and
+// AddressChanges calls each with the index of a link of this netns whenever an
+// address of it comes or goes, one after the other, until ctx ends, and returns
+// why it did. The index 0 says that anything may have changed; it is the first.
+// The kernel also tells of each router advertisement that makes an address last
+// longer.
+func (h *Host) AddressChanges(ctx context.Context, each func(index int)) error {
+	if err := h.watch.start(unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR); err != nil {
+		return err
+	}
+	return h.watch.addresses.Listen(ctx, each)
+}
+
+// watch listens to the kernel's news of links and addresses: one socket and
 // one goroutine for everyone.
 type watch struct {
-	fd   int
-	file *os.File // of fd, for Go's poller
-	feed Feed
+	fd        int
+	file      *os.File // of fd, for Go's poller
+	feed      Feed[Change]
+	addresses Feed[int]
 
 	mu      sync.Mutex
 	started bool
@@ -136,23 +151,27 @@ func newWatch() (*watch, error) {
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 8<<20)
 	}
-	return &watch{fd: fd, file: os.NewFile(uintptr(fd), "netlink"), follows: map[int]map[*follow]struct{}{}}, nil
+	return &watch{
+		fd: fd, file: os.NewFile(uintptr(fd), "netlink"),
+		feed: Feed[Change]{Lost: Change{Lost: true}}, follows: map[int]map[*follow]struct{}{},
+	}, nil
 }
 
-// start begins to listen, the first time that somebody wants it. It listens
-// when it returns.
-func (w *watch) start() error {
+// start begins to listen to the groups (RTNLGRP_…), the first time that somebody
+// wants them. It listens when it returns.
+func (w *watch) start(groups ...int) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.started {
-		return nil
+	for _, g := range groups { // again is no error
+		err := unix.SetsockoptInt(w.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, g)
+		if err != nil {
+			return Explain(err, "", "listening for changes of links and addresses")
+		}
 	}
-	err := unix.SetsockoptInt(w.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.RTNLGRP_LINK)
-	if err != nil {
-		return Explain(err, "", "listening for changes of links")
+	if !w.started {
+		w.started = true
+		go w.run()
 	}
-	w.started = true
-	go w.run()
 	return nil
 }
 
@@ -185,7 +204,8 @@ func (w *watch) run() {
 			}
 		case errors.Is(err, unix.EAGAIN):
 			lost = false
-			w.feed.Tell(Change{Lost: true})
+			w.feed.Tell(w.feed.Lost)
+			w.addresses.Tell(w.addresses.Lost)
 			w.miss(nil)
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.ENOBUFS):
@@ -205,6 +225,10 @@ func (w *watch) hear(b []byte) {
 		return
 	}
 	for _, m := range ms {
+		if (m.Header.Type == unix.RTM_NEWADDR || m.Header.Type == unix.RTM_DELADDR) && len(m.Data) >= unix.SizeofIfAddrmsg {
+			w.addresses.Tell(int(nl.DeserializeIfAddrmsg(m.Data).Index))
+			continue
+		}
 		gone := m.Header.Type == unix.RTM_DELLINK
 		if !gone && m.Header.Type != unix.RTM_NEWLINK || len(m.Data) < unix.SizeofIfInfomsg {
 			continue

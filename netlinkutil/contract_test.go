@@ -197,7 +197,7 @@ func testNames(t *testing.T, w world) {
 		refused(t, err, netlinkutil.ErrInvalid)
 		_, err = w.AddSubInterface(netlinkutil.SubInterface{Name: "ul-1", Parent: name, Mode: mode.Default})
 		refused(t, err, netlinkutil.ErrInvalid)
-		_, err = w.EnsureVLAN(name, "eth0", 7, "")
+		_, err = w.EnsureVLAN(name, "eth0", 7, netlinkutil.Dot1Q, "")
 		refused(t, err, netlinkutil.ErrInvalid)
 		_, err = w.EnsureDummy(name, "", nil)
 		refused(t, err, netlinkutil.ErrInvalid)
@@ -491,7 +491,7 @@ func testIPvlanMAC(t *testing.T, w world) {
 
 func testVLAN(t *testing.T, w world) {
 	w.AddNIC("eth0")
-	made, err := w.EnsureVLAN("eth0.10", "eth0", 10, "underlay")
+	made, err := w.EnsureVLAN("eth0.10", "eth0", 10, netlinkutil.Dot1Q, "underlay")
 	if err != nil || !made {
 		t.Fatal(made, err)
 	}
@@ -500,7 +500,7 @@ func testVLAN(t *testing.T, w world) {
 		t.Errorf("made %+v", l)
 	}
 	w.SetDown("eth0.10")
-	made, err = w.EnsureVLAN("eth0.10", "eth0", 10, "another")
+	made, err = w.EnsureVLAN("eth0.10", "eth0", 10, netlinkutil.Dot1Q, "another")
 	if err != nil || made {
 		t.Fatal(made, err)
 	}
@@ -513,7 +513,7 @@ func testVLANRefusals(t *testing.T, w world) {
 	w.AddNIC("eth0")
 	w.AddNIC("eth1")
 	w.AddBridge("br0")
-	_, err := w.EnsureVLAN("eth0.10", "eth0", 10, "")
+	_, err := w.EnsureVLAN("eth0.10", "eth0", 10, netlinkutil.Dot1Q, "")
 	ok(t, err)
 	for _, c := range []struct {
 		name, lower string
@@ -530,21 +530,21 @@ func testVLANRefusals(t *testing.T, w world) {
 		{"eth0.0", "eth0", 0, netlinkutil.ErrInvalid, []string{"from 1 to 4094"}},
 		{"eth0.4095", "eth0", 4095, netlinkutil.ErrInvalid, []string{"from 1 to 4094"}},
 	} {
-		made, err := w.EnsureVLAN(c.name, c.lower, c.id, "underlay")
+		made, err := w.EnsureVLAN(c.name, c.lower, c.id, netlinkutil.Dot1Q, "underlay")
 		refused(t, err, c.is, c.words...)
 		if made {
 			t.Errorf("%s: refused, and made", c.name)
 		}
 	}
 	w.SetDown("eth1")
-	_, err = w.EnsureVLAN("eth1.5", "eth1", 5, "")
+	_, err = w.EnsureVLAN("eth1.5", "eth1", 5, netlinkutil.Dot1Q, "")
 	refused(t, err, netlinkutil.ErrInvalid, "eth1 is down", "ip link set eth1 up")
 	wantNames(t, w, "eth0", "eth1", "br0", "eth0.10")
 }
 
 func testVLANParent(t *testing.T, w world) {
 	w.AddNIC("eth0")
-	_, err := w.EnsureVLAN("eth0.10", "eth0", 10, "")
+	_, err := w.EnsureVLAN("eth0.10", "eth0", 10, netlinkutil.Dot1Q, "")
 	ok(t, err)
 	s := sub("ul-1", mode.Default)
 	s.Parent = "eth0.10"

@@ -148,11 +148,15 @@ func other(kind mode.Kind) mode.Kind {
 	return mode.Macvlan
 }
 
-// describe is a link's kind and place: "vlan 10 on eth1", "bridge".
+// describe is a link's kind and place: "vlan 10 on eth1", "bridge", "802.1ad
+// vlan 10 on eth1".
 func describe(l Link) string {
 	s := l.Kind
 	if l.VLAN != 0 {
 		s = fmt.Sprintf("%s %d", s, l.VLAN)
+	}
+	if l.VLAN != 0 && l.VLANProtocol != Dot1Q {
+		s = fmt.Sprintf("%s %s", l.VLANProtocol, s)
 	}
 	if l.Lower != "" {
 		s += " on " + l.Lower
@@ -194,10 +198,13 @@ func (s SubInterface) Replaces(old Link) bool {
 		!old.Up && old.Kind == string(s.Mode.Kind) && old.Lower == s.Parent
 }
 
-// CheckVLAN tells why there can be no such 802.1q link.
-func CheckVLAN(name, lower string, id int) error {
+// CheckVLAN tells why there can be no such VLAN link.
+func CheckVLAN(name, lower string, id int, protocol VLANProtocol) error {
 	if err := CheckName(name); err != nil {
 		return err
+	}
+	if protocol != Dot1Q && protocol != Dot1AD {
+		return refuse(ErrInvalid, "%s is no VLAN protocol; it is 802.1q or 802.1ad", protocol)
 	}
 	if id < 1 || id > 4094 { // IEEE 802.1Q: 0 and 4095 are reserved
 		return refuse(ErrInvalid, "%d is no VLAN ID; it is a number from 1 to 4094", id)
@@ -212,17 +219,22 @@ func (want Link) Among(seen []Link) (Link, error) {
 		if l.Name != want.Name {
 			continue
 		}
-		if l.Kind == want.Kind && l.Lower == want.Lower && l.VLAN == want.VLAN {
+		if want.same(l) {
 			return l, nil
 		}
 		return Link{}, refuse(ErrExists, "link %s exists already and is %s, not %s; rename or remove it, or use another parent", want.Name, describe(l), describe(want))
 	}
 	for _, l := range seen {
-		if l.Kind == want.Kind && l.Lower == want.Lower && l.VLAN == want.VLAN && l.VLAN != 0 {
+		if want.same(l) && l.VLAN != 0 {
 			return Link{}, refuse(ErrExists, "%s exists already under the name %s; name %[2]s as parent instead of %s", describe(want), l.Name, want.Name)
 		}
 	}
 	return Link{}, refuse(ErrExists, "link %s exists already; rename or remove it", want.Name)
+}
+
+// same tells whether l is the wanted link but for its name.
+func (want Link) same(l Link) bool {
+	return l.Kind == want.Kind && l.Lower == want.Lower && l.VLAN == want.VLAN && l.VLANProtocol == want.VLANProtocol
 }
 
 // Refusal puts the kernel's errno at the creation of the wanted vlan or dummy

@@ -61,7 +61,7 @@ func (h *Host) Follow(name string) (arrived func(ctx context.Context) error, err
 	if err := CheckName(name); err != nil {
 		return nil, err
 	}
-	if err := h.watch.start(); err != nil {
+	if err := h.watch.start(unix.RTNLGRP_LINK); err != nil {
 		return nil, err
 	}
 	k, err := h.get(name)

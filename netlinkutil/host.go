@@ -32,6 +32,10 @@ type Host struct {
 	// answer from this one.
 	away  map[int]*nl.SocketHandle
 	watch *watch
+	// strict is for dumps that the kernel filters (NETLINK_GET_STRICT_CHK), and
+	// for messages that netlink has no words for.
+	strict   map[int]*nl.SocketHandle
+	settings settings
 }
 
 // Open opens the netns of the calling thread.
@@ -40,7 +44,7 @@ func Open() (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{nl: main, del: make(chan *netlink.Handle, deleters)}
+	h := &Host{nl: main, del: make(chan *netlink.Handle, deleters), settings: openSettings()}
 	if err := h.listen(); err != nil {
 		h.Close()
 		return nil, err
@@ -56,18 +60,29 @@ func Open() (*Host, error) {
 	return h, nil
 }
 
-// listen opens the sockets of Changes and Follow: here, as they must be of this
-// netns.
-func (h *Host) listen() error {
-	s, err := nl.Subscribe(unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("opening a netlink socket: %w", err)
+// listen opens the sockets of Changes and Follow, and strict: here, as they must
+// be of this netns.
+func (h *Host) listen() (err error) {
+	if h.away, err = raw(); err != nil {
+		return err
 	}
-	late := unix.NsecToTimeval(Timeout.Nanoseconds())
-	h.away = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}
-	_, _ = s.SetSendTimeout(&late), s.SetReceiveTimeout(&late) // these only note it
+	if h.strict, err = raw(); err != nil {
+		return err
+	}
+	// Without it (before Linux 4.20) the kernel sends more, which is left out here.
+	_ = unix.SetsockoptInt(h.strict[unix.NETLINK_ROUTE].Socket.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
 	h.watch, err = newWatch()
 	return err
+}
+
+func raw() (map[int]*nl.SocketHandle, error) {
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("opening a netlink socket: %w", err)
+	}
+	late := unix.NsecToTimeval(Timeout.Nanoseconds())
+	_, _ = s.SetSendTimeout(&late), s.SetReceiveTimeout(&late) // these only note it
+	return map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}, nil
 }
 
 func handle() (*netlink.Handle, error) {
@@ -88,9 +103,12 @@ func (h *Host) Close() {
 	if h.watch != nil {
 		h.watch.file.Close()
 	}
-	for _, s := range h.away {
-		s.Close()
+	for _, s := range []map[int]*nl.SocketHandle{h.away, h.strict} {
+		if s != nil {
+			s[unix.NETLINK_ROUTE].Close()
+		}
 	}
+	h.settings.close()
 	for {
 		select {
 		case d := <-h.del:
@@ -231,7 +249,7 @@ func link(k netlink.Link) Link {
 		l.MAC = bytes.Clone(a.HardwareAddr)
 	}
 	if v, ok := k.(*netlink.Vlan); ok {
-		l.VLAN = v.VlanId
+		l.VLAN, l.VLANProtocol = v.VlanId, VLANProtocol(v.VlanProtocol)
 	}
 	return l
 }
@@ -245,12 +263,12 @@ func lower(k netlink.Link) int {
 	return 0
 }
 
-// EnsureVLAN makes sure that name is an 802.1q link with the ID on lower, and
-// up. One that it makes inherits MAC and MTU and gets the alias; one that is
-// there already keeps its own. A link of that name that is something else is
-// ErrExists, naming both; so is the ID on lower under another name.
-func (h *Host) EnsureVLAN(name, lower string, id int, alias string) (made bool, err error) {
-	if err := CheckVLAN(name, lower, id); err != nil {
+// EnsureVLAN makes sure that name is a VLAN link with the ID and protocol on
+// lower, and up. One that it makes inherits MAC and MTU and gets the alias; one
+// that is there already keeps its own. A link of that name that is something
+// else is ErrExists, naming both; so is the ID on lower under another name.
+func (h *Host) EnsureVLAN(name, lower string, id int, protocol VLANProtocol, alias string) (made bool, err error) {
+	if err := CheckVLAN(name, lower, id, protocol); err != nil {
 		return false, err
 	}
 	low, err := h.get(lower)
@@ -260,8 +278,8 @@ func (h *Host) EnsureVLAN(name, lower string, id int, alias string) (made bool, 
 	a := netlink.NewLinkAttrs()
 	a.Name, a.ParentIndex = name, low.Attrs().Index
 	a.Flags = net.FlagUp
-	want := Link{Name: name, Kind: "vlan", Lower: low.Attrs().Name, VLAN: id}
-	return h.ensure(want, &netlink.Vlan{LinkAttrs: a, VlanId: id}, alias)
+	want := Link{Name: name, Kind: "vlan", Lower: low.Attrs().Name, VLAN: id, VLANProtocol: protocol}
+	return h.ensure(want, &netlink.Vlan{LinkAttrs: a, VlanId: id, VlanProtocol: netlink.VlanProtocol(protocol)}, alias)
 }
 
 // EnsureDummy makes sure that name is a dummy link, and up. One that it makes

@@ -1,6 +1,7 @@
 package netlinkutil
 
 import (
+	"fmt"
 	"net"
 
 	"underlay/internal/mode"
@@ -21,7 +22,29 @@ type Link struct {
 	Master     string // name of the bridge, bond, team, ovs… it is a port of, "" if none
 	MasterKind string // "bridge", "bond"…
 	Lower      string // name of the link it sits on in this netns (vlan, macvlan, ipvlan), "" if none
-	VLAN       int    // 802.1q ID of a vlan link, 0 otherwise
+	VLAN       int    // ID of a vlan link, 0 otherwise
+
+	VLANProtocol VLANProtocol // of a vlan link, 0 otherwise
+}
+
+// VLANProtocol is the EtherType of a VLAN's tags.
+type VLANProtocol uint16
+
+// The protocols of VLANs. The outer one of two (QinQ) is 802.1ad by the book.
+const (
+	Dot1Q  VLANProtocol = 0x8100
+	Dot1AD VLANProtocol = 0x88a8
+)
+
+// String is "802.1q" or "802.1ad", as ip link has it.
+func (p VLANProtocol) String() string {
+	switch p {
+	case Dot1Q:
+		return "802.1q"
+	case Dot1AD:
+		return "802.1ad"
+	}
+	return fmt.Sprintf("protocol %#04x", uint16(p))
 }
 
 // SubInterface is what AddSubInterface makes.

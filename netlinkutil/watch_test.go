@@ -83,7 +83,7 @@ func TestOverrun(t *testing.T) {
 
 // TestSlowListener is about one that takes its time, and holds nobody up.
 func TestSlowListener(t *testing.T) {
-	var f Feed
+	f := Feed[Change]{Lost: Change{Lost: true}}
 	ctx, cancel := context.WithCancel(t.Context())
 	taken := make(chan Change)
 	done := make(chan error)

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) { nstest.Main(m) }
 type verbs interface {
 	Link(name string) (netlinkutil.Link, error)
 	Links() ([]netlinkutil.Link, error)
-	EnsureVLAN(name, lower string, id int, alias string) (bool, error)
+	EnsureVLAN(name, lower string, id int, protocol netlinkutil.VLANProtocol, alias string) (bool, error)
 	EnsureDummy(name, alias string, mac net.HardwareAddr) (bool, error)
 	SetUp(name string) error
 	AddSubInterface(netlinkutil.SubInterface) (netlinkutil.Link, error)

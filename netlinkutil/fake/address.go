@@ -1,6 +1,7 @@
 package fake
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -16,6 +17,9 @@ type route struct {
 	to     netip.Prefix
 	metric int
 	hops   []hop
+	ours   bool       // of the protocol that Reach uses
+	group  *group     // that has the hops; nil: they are the route's own
+	source netip.Addr // RTA_PREFSRC, or zero
 }
 
 type hop struct {
@@ -55,6 +59,7 @@ func (k *Kernel) AddAddress(link string, p netip.Prefix, flags ...uint32) {
 		a.Flags |= unix.IFA_F_SECONDARY
 	}
 	l.addresses = append(l.addresses, a)
+	k.wheres.Tell(l.Index)
 }
 
 // DropAddress takes an address from a link.
@@ -63,6 +68,8 @@ func (k *Kernel) DropAddress(link string, a netip.Addr) {
 	defer k.mu.Unlock()
 	l := k.must(link)
 	l.addresses = slices.DeleteFunc(l.addresses, func(b netlinkutil.Address) bool { return b.Addr == a })
+	k.unsource(a)
+	k.wheres.Tell(l.Index)
 }
 
 // AddRoute puts a route into the main table, as somebody else would; more than
@@ -93,20 +100,34 @@ func (k *Kernel) must(name string) *link {
 	return l
 }
 
-// unroute is what becomes of the routes over a link that is going down, and of
-// its IPv6 addresses.
+// unroute is what becomes of the routes and neighbours over a link that is
+// going down, and of its IPv6 addresses.
 func (k *Kernel) unroute(l *link) {
+	k.ungroup(l)
+	l.neighbours = nil
 	for i, r := range k.routes {
 		k.routes[i].hops = slices.DeleteFunc(slices.Clone(r.hops), func(h hop) bool { return h.link == l })
 	}
 	k.routes = slices.DeleteFunc(k.routes, func(r route) bool { return len(r.hops) == 0 })
+	before := len(l.addresses)
 	l.addresses = slices.DeleteFunc(l.addresses, func(a netlinkutil.Address) bool { return a.Addr.Is6() })
+	if len(l.addresses) != before {
+		k.wheres.Tell(l.Index)
+	}
 }
 
 func (k *Kernel) addressing() (a netlinkutil.Addressing) {
 	for _, l := range k.links {
-		if !l.moved {
-			a.Addresses = append(a.Addresses, l.addresses...)
+		if l.moved {
+			continue
+		}
+		as := slices.Clone(l.addresses)
+		slices.SortStableFunc(as, func(a, b netlinkutil.Address) int { return cmp.Compare(a.Scope, b.Scope) })
+		a.Addresses = append(a.Addresses, slices.DeleteFunc(slices.Clone(as), func(a netlinkutil.Address) bool { return a.Addr.Is6() })...)
+		for _, ad := range slices.Backward(as) { // IPv6's latest comes first
+			if ad.Addr.Is6() {
+				a.Addresses = append(a.Addresses, ad)
+			}
 		}
 	}
 	for _, r := range k.routes {
@@ -134,6 +155,23 @@ func (k *Kernel) Subnets(link string) ([]netlinkutil.Subnet, error) {
 		return nil, netlinkutil.NotFound("link", link)
 	}
 	return k.addressing().Subnets(l.Index), nil
+}
+
+// HostAddresses lists the host's own addresses, as Host's does.
+func (k *Kernel) HostAddresses(link string) ([]netip.Addr, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.injected("HostAddresses"); err != nil {
+		return nil, err
+	}
+	if err := netlinkutil.CheckName(link); err != nil {
+		return nil, err
+	}
+	l := k.find(link)
+	if l == nil {
+		return nil, netlinkutil.NotFound("link", link)
+	}
+	return k.addressing().Hosts(l.Index), nil
 }
 
 // DefaultLink is the link of a family's default route, as Host's is.
@@ -193,7 +231,11 @@ func printAddress(b *strings.Builder, a netlinkutil.Address) {
 
 func (r route) print(b *strings.Builder) {
 	b.WriteString(r.to.String())
-	for _, h := range r.hops {
+	for i, h := range r.hops {
+		if r.group != nil && i > 0 { // which has no traffic
+			fmt.Fprintf(b, " or %s", h.link.Name)
+			continue
+		}
 		if h.Gateway.IsValid() {
 			fmt.Fprintf(b, " via %s", h.Gateway)
 		}
@@ -202,7 +244,12 @@ func (r route) print(b *strings.Builder) {
 			b.WriteString(" onlink")
 		}
 	}
-	if r.metric != 0 {
+	if r.source.IsValid() {
+		fmt.Fprintf(b, " src %s", r.source)
+	}
+	if r.ours {
+		b.WriteString(" of underlay")
+	} else if r.metric != 0 {
 		fmt.Fprintf(b, " metric %d", r.metric)
 	}
 	b.WriteByte('\n')

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -26,8 +27,12 @@ type Kernel struct {
 	lacks map[string]bool
 	fails []*failure
 
+	sysctls map[string]string // all that Sysctl has set
+
 	routes  []route
-	feed    netlinkutil.Feed
+	groups  []*group
+	feed    netlinkutil.Feed[netlinkutil.Change]
+	wheres  netlinkutil.Feed[int]    // of the changes of addresses
 	told    map[int]netlinkutil.Link // what the feed was last told, nil until somebody listens
 	changed chan struct{}            // closed at the next change
 }
@@ -38,7 +43,9 @@ type link struct {
 	lower, master    *link // nil where there is none
 	mode             mode.Mode
 	bcQueueLen       uint32
+	noIPv6           bool // of a shim
 	addresses        []netlinkutil.Address
+	neighbours       map[netip.Addr]net.HardwareAddr // permanent ones
 	unplugged        bool
 	moved            bool             // in a container's netns
 	moves            int              // how often it has been moved there
@@ -53,7 +60,8 @@ type failure struct {
 
 // New is a host with nothing but lo.
 func New() *Kernel {
-	k := &Kernel{next: 1, lacks: map[string]bool{}, changed: make(chan struct{})}
+	k := &Kernel{next: 1, lacks: map[string]bool{}, changed: make(chan struct{}), sysctls: map[string]string{}}
+	k.feed.Lost = netlinkutil.Change{Lost: true}
 	k.add(&link{Link: netlinkutil.Link{Name: "lo", Kind: "device", MTU: 65536, Up: true, Loopback: true, MAC: make(net.HardwareAddr, 6)}})
 	return k
 }
@@ -80,6 +88,9 @@ func (k *Kernel) Add(l netlinkutil.Link) {
 func (k *Kernel) place(l netlinkutil.Link) {
 	if k.find(l.Name) != nil {
 		panic("fake: link " + l.Name + " exists already")
+	}
+	if l.VLAN != 0 && l.VLANProtocol == 0 {
+		l.VLANProtocol = netlinkutil.Dot1Q
 	}
 	k.add(&link{Link: l, lower: k.find(l.Lower)})
 }
@@ -127,7 +138,11 @@ func (k *Kernel) Plug(name string) { k.plug(name, true) }
 func (k *Kernel) plug(name string, in bool) {
 	k.mu.Lock()
 	defer k.unlock()
-	k.must(name).unplugged = !in
+	l := k.must(name)
+	l.unplugged = !in
+	if !in {
+		k.ungroup(l)
+	}
 }
 
 // Rename gives a link another name, as somebody else would.
@@ -355,22 +370,22 @@ func (k *Kernel) Links() ([]netlinkutil.Link, error) {
 	return k.read(), nil
 }
 
-// EnsureVLAN makes sure that name is an 802.1q link, as Host's does.
-func (k *Kernel) EnsureVLAN(name, lower string, id int, alias string) (made bool, err error) {
+// EnsureVLAN makes sure that name is a VLAN link, as Host's does.
+func (k *Kernel) EnsureVLAN(name, lower string, id int, protocol netlinkutil.VLANProtocol, alias string) (made bool, err error) {
 	k.mu.Lock()
 	defer k.unlock()
 	if err := k.injected("EnsureVLAN"); err != nil {
 		return false, err
 	}
-	if err := netlinkutil.CheckVLAN(name, lower, id); err != nil {
+	if err := netlinkutil.CheckVLAN(name, lower, id, protocol); err != nil {
 		return false, err
 	}
 	low := k.find(lower)
 	if low == nil {
 		return false, fmt.Errorf("vlan %s: %w", name, netlinkutil.NotFound("link", lower))
 	}
-	want := netlinkutil.Link{Name: name, Kind: "vlan", Lower: lower, VLAN: id}
-	same := func(l *link) bool { return l.lower == low && l.VLAN == id }
+	want := netlinkutil.Link{Name: name, Kind: "vlan", Lower: lower, VLAN: id, VLANProtocol: protocol}
+	same := func(l *link) bool { return l.lower == low && l.VLAN == id && l.VLANProtocol == protocol }
 	if k.find(name) != nil || slices.ContainsFunc(k.links, same) {
 		return false, k.settle(want)
 	}
@@ -464,6 +479,10 @@ func (k *Kernel) AddSubInterface(s netlinkutil.SubInterface) (netlinkutil.Link, 
 	if err := k.injected("AddSubInterface"); err != nil {
 		return netlinkutil.Link{}, err
 	}
+	return k.addSubInterface(s)
+}
+
+func (k *Kernel) addSubInterface(s netlinkutil.SubInterface) (netlinkutil.Link, error) {
 	if err := netlinkutil.CheckName(s.Parent); err != nil {
 		return netlinkutil.Link{}, err
 	}
@@ -583,6 +602,9 @@ func (k *Kernel) remove(l *link) {
 //	5 ul-2 macvlan bridge on eth0 02:42:0a:00:00:02 mtu 1500 up
 //	routes:
 //	0.0.0.0/0 via 192.168.50.1 on eth0 metric 100
+//	192.168.50.50/32 on ulh-1 src 192.168.50.2 of underlay
+//	neighbours:
+//	192.168.50.50 on ulh-1 is 02:42:0a:00:00:01
 func (k *Kernel) String() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -604,6 +626,7 @@ func (k *Kernel) String() string {
 	for _, r := range k.routes {
 		r.print(&here)
 	}
+	k.printNeighbours(&here)
 	return here.String()
 }
 
@@ -614,6 +637,9 @@ func (l *link) print(b *strings.Builder) {
 	}
 	if l.VLAN != 0 {
 		fmt.Fprintf(b, " %d", l.VLAN)
+	}
+	if l.VLAN != 0 && l.VLANProtocol != netlinkutil.Dot1Q {
+		fmt.Fprintf(b, " %s", l.VLANProtocol)
 	}
 	if l.lower != nil {
 		b.WriteString(" on " + l.lower.Name)

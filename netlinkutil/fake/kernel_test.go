@@ -41,7 +41,7 @@ func TestString(t *testing.T) {
 	k.AddNIC("eth3")
 	k.Add(netlinkutil.Link{Name: "br0", Kind: "bridge", MTU: 9000, MAC: net.HardwareAddr{2, 0xb, 0, 0, 0, 1}})
 	ok(t, k.Enslave("eth3", "br0"))
-	_, err := k.EnsureVLAN("eth0.10", "eth0", 10, "underlay parent")
+	_, err := k.EnsureVLAN("eth0.10", "eth0", 10, netlinkutil.Dot1Q, "underlay parent")
 	ok(t, err)
 	_, err = k.EnsureDummy("ul-dummy", "", nil)
 	ok(t, err)
@@ -154,7 +154,7 @@ func TestLack(t *testing.T) {
 	for _, kind := range []string{"vlan", "dummy", "ipvlan"} {
 		k.Lack(kind)
 	}
-	_, vlan := k.EnsureVLAN("eth0.10", "eth0", 10, "")
+	_, vlan := k.EnsureVLAN("eth0.10", "eth0", 10, netlinkutil.Dot1Q, "")
 	_, dummy := k.EnsureDummy("ul-d", "", nil)
 	_, ipvlan := k.AddSubInterface(netlinkutil.SubInterface{Name: "ul-1", Parent: "eth0", Mode: mode.Mode{Kind: mode.IPvlan, Name: "l2", Flag: "bridge"}})
 	for _, c := range []struct {

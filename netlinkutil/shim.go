@@ -1,0 +1,153 @@
+package netlinkutil
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"underlay/internal/mode"
+)
+
+// Shim is the host's own sub-interface on a parent, by which host and
+// containers reach each other: macvlan and ipvlan keep a parent and its
+// sub-interfaces apart. It has no IPv4 address, and answers ARP for the host's
+// addresses only to whom the host has routes by it: those that Reach makes. So
+// the LAN keeps to the parent's MAC address.
+type Shim struct {
+	Name      string
+	Parent    string
+	Mode      mode.Mode        // macvlan bridge, or any of ipvlan with the flag bridge
+	MAC       net.HardwareAddr // of macvlan; nil: the kernel's choice, or ipvlan
+	LinkLocal netip.Addr       // in fe80::/64, by which containers reach the host; zero: none
+	Alias     string           // whose it is: only a link with an equal one is changed or deleted
+}
+
+// HostRoute is how the host reaches one container.
+type HostRoute struct {
+	Addr   netip.Addr
+	Source netip.Addr       // the host's own, that the container sees; zero: the kernel's choice
+	MAC    net.HardwareAddr // of a permanent neighbour, so that the host need not ask; nil: none
+}
+
+// String is "192.168.50.50 src 192.168.50.2 mac 02:42:c0:a8:32:32".
+func (r HostRoute) String() string {
+	s := r.Addr.String()
+	if r.Source.IsValid() {
+		s += " src " + r.Source.String()
+	}
+	if r.MAC != nil {
+		s += " mac " + r.MAC.String()
+	}
+	return s
+}
+
+// linkLocal is where a shim's address is.
+var linkLocal = netip.MustParsePrefix("fe80::/64")
+
+// Check tells why there can be no such shim, as far as can be told from it
+// alone.
+func (s Shim) Check() error {
+	if err := CheckName(s.Name); err != nil {
+		return err
+	}
+	switch {
+	case s.Mode != mode.Default && (s.Mode.Kind != mode.IPvlan || s.Mode.Flag != "bridge" || !slices.Contains(mode.All(), s.Mode)):
+		return refuse(ErrInvalid, "the host cannot reach containers of mode %q; it can in macvlan bridge and ipvlan with the flag bridge", s.Mode)
+	case s.LinkLocal.IsValid() && !linkLocal.Contains(s.LinkLocal):
+		return refuse(ErrInvalid, "%s is no link-local address; it is one of %s", s.LinkLocal, linkLocal)
+	case s.Alias == "":
+		return refuse(ErrInvalid, "link %s needs an alias that says whose it is", s.Name)
+	}
+	return CheckName(s.Parent)
+}
+
+// sub is the shim as a sub-interface.
+func (s Shim) sub() SubInterface {
+	return SubInterface{Name: s.Name, Parent: s.Parent, Mode: s.Mode, MAC: s.MAC, Alias: s.Alias}
+}
+
+// Unfinished tells whether l, which has the shim's name, is one that nobody has
+// signed yet, as after a kill.
+func (s Shim) Unfinished(l Link) bool {
+	return l.Alias == "" && !l.Up && l.Kind == string(s.Mode.Kind) && l.Lower == s.Parent
+}
+
+// Own is ErrExists where l, which has the shim's name, is something else.
+func (s Shim) Own(l Link) error {
+	if s.Unfinished(l) || l.Alias == s.Alias && l.Kind == string(s.Mode.Kind) && l.Lower == s.Parent {
+		return nil
+	}
+	return refuse(ErrExists, "link %s exists already (%s) and is not underlay's way to the containers on %s; rename or remove it", s.Name, describe(l), s.Parent)
+}
+
+// Mine is ErrExists where l, which has the shim's name, may not be deleted.
+func (s Shim) Mine(l Link) error {
+	if l.Alias == s.Alias || s.Unfinished(l) {
+		return nil
+	}
+	return s.Own(l)
+}
+
+// Neighbours tells whether the host speaks ARP and NDP on the shim.
+func (s Shim) Neighbours() bool { return !s.Mode.RoutesByLink() }
+
+// Grouped tells whether routes of IPv4 go by a group of nexthops, that of the
+// shim and that of the parent. What an ipvlan l2 container sends to the host
+// comes in by the parent (drivers/net/ipvlan/ipvlan_core.c,
+// ipvlan_xmit_mode_l2), where a strict rp_filter drops it unless the route back
+// may use the parent too (fib_info_nh_uses_dev). The group has one bucket, and
+// that is the shim's: nothing ever goes out by the parent.
+func (s Shim) Grouped(addr netip.Addr) bool {
+	return s.Mode.Kind == mode.IPvlan && s.Mode.Name == "l2" && addr.Is4()
+}
+
+// Check tells why there can be no such route.
+func (r HostRoute) Check() error {
+	switch {
+	case !r.Addr.IsValid(), r.Addr.Zone() != "", r.Addr.Is4In6():
+		return refuse(ErrInvalid, "%s is no address of a container", r.Addr)
+	case r.Source.IsValid() && r.Source.Is4() != r.Addr.Is4():
+		return refuse(ErrInvalid, "%s and %s are not of one family", r.Addr, r.Source)
+	case r.MAC != nil && (len(r.MAC) != 6 || r.MAC[0]&1 != 0 || bytes.Equal(r.MAC, make([]byte, 6))):
+		return refuse(ErrInvalid, "%s is no MAC address of a single host", r.MAC)
+	}
+	return nil
+}
+
+// The settings of all links that would have the LAN hear a shim's MAC address
+// for addresses that are not its, in modes in which it hears ARP
+// (net/ipv4/arp.c, arp_process).
+var ARPSettings = []string{"arp_ignore", "proxy_arp"}
+
+// ARPRefusal is the error of a host that has one of the ARPSettings.
+func ARPRefusal(setting, value string) error {
+	switch setting {
+	case "arp_ignore":
+		return refuse(ErrUnsupported, "host access: this host has net.ipv4.conf.all.arp_ignore=%s, so that it would not answer its containers; set that to 0, and arp_ignore on each NIC instead (net.ipv4.conf.eth0.arp_ignore)", value)
+	}
+	return refuse(ErrUnsupported, "host access: this host has net.ipv4.conf.all.%s=%s, so that it would answer the LAN for others by a second MAC address; set that to 0, and %[1]s on each NIC that needs it instead (net.ipv4.conf.eth0.%[1]s)", setting, value)
+}
+
+// Foreign is the error of a route that somebody else has made.
+func Foreign(addr netip.Addr) error {
+	return refuse(ErrExists, "a route to %s exists already and is not underlay's; remove it (ip route del %[1]s), or give the container another address", addr)
+}
+
+// NoSource is the error of a route whose source is not the host's.
+func NoSource(r HostRoute) error {
+	return refuse(ErrInvalid, "reaching %s: %s is no address of this host", r.Addr, r.Source)
+}
+
+// NoIPv6 is the error of an IPv6 route where the host or the shim has none.
+func NoIPv6(s Shim, addr netip.Addr) error {
+	return refuse(ErrUnsupported, "reaching %s: IPv6 is off on link %s; turn it on (net.ipv6.conf.all.disable_ipv6=0, MTU at least 1280), or make the network without IPv6", addr, s.Name)
+}
+
+// Down is the error of a route by a link that is down.
+func Down(s Shim, addr netip.Addr) error {
+	return refuse(ErrInvalid, "reaching %s: %s or %s is down or has no carrier; set it up or plug it in", addr, s.Name, s.Parent)
+}
+
+func (s Shim) doing(r HostRoute) string { return fmt.Sprintf("reaching %s by link %s", r.Addr, s.Name) }
