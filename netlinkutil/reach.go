@@ -75,7 +75,7 @@ func set(in []*os.Root, name, value string) error {
 }
 
 // EnsureShim makes the shim or puts it right: up, with its MAC and its
-// link-local address, and deaf to router advertisements, which would give the
+// link-local addresses (others stay), and deaf to router advertisements, which would give the
 // host a second default route. It inherits the parent's MTU. Where the host has
 // no IPv6, the shim has none. A link of its name that is something else is
 // ErrExists; a host whose settings would have the LAN hear of the shim is
@@ -93,9 +93,9 @@ func (h *Host) EnsureShim(s Shim) error {
 	}
 	s.Parent = pk.Attrs().Name
 	if s.Neighbours() {
-		for _, name := range ARPSettings {
-			if v := setting(h.settings.v4, "all/"+name); v != "" && v != "0" {
-				return ARPRefusal(name, v)
+		for name := range ARPSettings {
+			if err := ARPRefusal(name, setting(h.settings.v4, "all/"+name)); err != nil {
+				return err
 			}
 		}
 	}
@@ -136,14 +136,12 @@ func (h *Host) shim(s Shim) (netlink.Link, Link, error) {
 const (
 	iflaInetConf = 1
 	proxyARP     = 3
-	arpFilter    = 13
 	arpIgnore    = 19
 )
 
 // equip does to a shim all but make it. It changes nothing that is right, as
 // the kernel would tell of it as a change of the link.
 func (h *Host) equip(s Shim, k netlink.Link) error {
-	doing := "setting link " + s.Name + " up"
 	if s.MAC != nil && !bytes.Equal(k.Attrs().HardwareAddr, s.MAC) {
 		if err := tell(func() error { return h.nl.LinkSetHardwareAddr(k, s.MAC) }); err != nil {
 			return Explain(err, "", fmt.Sprintf("setting the MAC address of link %s to %s", s.Name, s.MAC))
@@ -152,11 +150,10 @@ func (h *Host) equip(s Shim, k netlink.Link) error {
 	in4, in6 := h.settings.v4, h.settings.v6
 	v6 := setting(in6, s.Name+"/accept_ra") != ""
 	var families []*nl.RtAttr
-	if setting(in4, s.Name+"/arp_filter") != "1" || setting(in4, s.Name+"/arp_ignore") != "0" || setting(in4, s.Name+"/proxy_arp") != "0" {
+	if setting(in4, s.Name+"/arp_ignore") != "1" || setting(in4, s.Name+"/proxy_arp") != "0" {
 		conf := nl.NewRtAttr(unix.AF_INET, nil)
 		values := conf.AddRtAttr(iflaInetConf, nil)
-		values.AddRtAttr(arpFilter, nl.Uint32Attr(1))
-		values.AddRtAttr(arpIgnore, nl.Uint32Attr(0))
+		values.AddRtAttr(arpIgnore, nl.Uint32Attr(1)) // answer for the link's own addresses only
 		values.AddRtAttr(proxyARP, nl.Uint32Attr(0))
 		families = append(families, conf)
 	}
@@ -184,18 +181,21 @@ func (h *Host) equip(s Shim, k netlink.Link) error {
 	}
 	if k.Attrs().Flags&net.FlagUp == 0 {
 		if err := tell(func() error { return h.nl.LinkSetUp(k) }); err != nil {
-			return Explain(err, "", doing)
+			return Explain(err, "", "setting link "+s.Name+" up")
 		}
 	}
-	if !v6 || !s.LinkLocal.IsValid() {
-		return nil
+	for _, p := range s.Addresses() {
+		if p.Addr().Is6() && !v6 {
+			continue
+		}
+		a := &netlink.Addr{IPNet: ipnet(p), Flags: unix.IFA_F_NODAD, Scope: unix.RT_SCOPE_LINK}
+		err := tell(func() error { return h.nl.AddrAdd(k, a) })
+		off := p.Addr().Is6() && errors.Is(err, unix.EACCES) // disable_ipv6=1
+		if err != nil && !off && !errors.Is(err, unix.EEXIST) {
+			return Explain(err, "", fmt.Sprintf("giving link %s the address %s", s.Name, p.Addr()))
+		}
 	}
-	a := &netlink.Addr{IPNet: ipnet(netip.PrefixFrom(s.LinkLocal, 64)), Flags: unix.IFA_F_NODAD, Scope: unix.RT_SCOPE_LINK}
-	err := tell(func() error { return h.nl.AddrAdd(k, a) })
-	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EACCES) { // EACCES: disable_ipv6=1
-		return nil
-	}
-	return Explain(err, "", fmt.Sprintf("giving link %s the address %s", s.Name, s.LinkLocal))
+	return nil
 }
 
 // deafen has a shim ignore routers, before it is up. These settings are to be

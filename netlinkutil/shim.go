@@ -6,22 +6,24 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"underlay/internal/mode"
 )
 
 // Shim is the host's own sub-interface on a parent, by which host and
 // containers reach each other: macvlan and ipvlan keep a parent and its
-// sub-interfaces apart. It has no IPv4 address, and answers ARP for the host's
-// addresses only to whom the host has routes by it: those that Reach makes. So
-// the LAN keeps to the parent's MAC address.
+// sub-interfaces apart. Containers route the host's addresses by its link-local
+// ones, and it answers ARP for nothing else: the LAN keeps to the parent's MAC
+// address.
 type Shim struct {
-	Name      string
-	Parent    string
-	Mode      mode.Mode        // macvlan bridge, or any of ipvlan with the flag bridge
-	MAC       net.HardwareAddr // of macvlan; nil: the kernel's choice, or ipvlan
-	LinkLocal netip.Addr       // in fe80::/64, by which containers reach the host; zero: none
-	Alias     string           // whose it is: only a link with an equal one is changed or deleted
+	Name       string
+	Parent     string
+	Mode       mode.Mode        // macvlan bridge, or any of ipvlan with the flag bridge
+	MAC        net.HardwareAddr // of macvlan; nil: the kernel's choice, or ipvlan
+	LinkLocal4 netip.Addr       // in 169.254.0.0/16; zero: none
+	LinkLocal6 netip.Addr       // in fe80::/64; zero: none
+	Alias      string           // whose it is: only a link with an equal one is changed or deleted
 }
 
 // HostRoute is how the host reaches one container.
@@ -43,8 +45,23 @@ func (r HostRoute) String() string {
 	return s
 }
 
-// linkLocal is where a shim's address is.
-var linkLocal = netip.MustParsePrefix("fe80::/64")
+// The subnets of link-local addresses: RFC 3927, RFC 4291 section 2.5.6.
+var (
+	linkLocal4 = netip.MustParsePrefix("169.254.0.0/16")
+	linkLocal6 = netip.MustParsePrefix("fe80::/64")
+)
+
+// Addresses lists those of the shim, with the length of what they have on the
+// link: IPv4 alone, as it is to be no second way to the LAN.
+func (s Shim) Addresses() (ps []netip.Prefix) {
+	if s.LinkLocal4.IsValid() {
+		ps = append(ps, netip.PrefixFrom(s.LinkLocal4, 32))
+	}
+	if s.LinkLocal6.IsValid() {
+		ps = append(ps, netip.PrefixFrom(s.LinkLocal6, 64))
+	}
+	return ps
+}
 
 // Check tells why there can be no such shim, as far as can be told from it
 // alone.
@@ -55,8 +72,10 @@ func (s Shim) Check() error {
 	switch {
 	case s.Mode != mode.Default && (s.Mode.Kind != mode.IPvlan || s.Mode.Flag != "bridge" || !slices.Contains(mode.All(), s.Mode)):
 		return refuse(ErrInvalid, "the host cannot reach containers of mode %q; it can in macvlan bridge and ipvlan with the flag bridge", s.Mode)
-	case s.LinkLocal.IsValid() && !linkLocal.Contains(s.LinkLocal):
-		return refuse(ErrInvalid, "%s is no link-local address; it is one of %s", s.LinkLocal, linkLocal)
+	case s.LinkLocal4.IsValid() && !linkLocal4.Contains(s.LinkLocal4):
+		return refuse(ErrInvalid, "%s is no link-local address; it is one of %s", s.LinkLocal4, linkLocal4)
+	case s.LinkLocal6.IsValid() && !linkLocal6.Contains(s.LinkLocal6):
+		return refuse(ErrInvalid, "%s is no link-local address; it is one of %s", s.LinkLocal6, linkLocal6)
 	case s.Alias == "":
 		return refuse(ErrInvalid, "link %s needs an alias that says whose it is", s.Name)
 	}
@@ -116,18 +135,22 @@ func (r HostRoute) Check() error {
 	return nil
 }
 
-// The settings of all links that would have the LAN hear a shim's MAC address
-// for addresses that are not its, in modes in which it hears ARP
-// (net/ipv4/arp.c, arp_process).
-var ARPSettings = []string{"arp_ignore", "proxy_arp"}
+// ARPSettings is the settings of all links, each with the least value, with
+// which a shim does not do where it hears ARP (net/ipv4/arp.c, arp_process).
+var ARPSettings = map[string]int{"arp_ignore": 2, "proxy_arp": 1}
 
-// ARPRefusal is the error of a host that has one of the ARPSettings.
+// ARPRefusal is the error of a host that has one of the ARPSettings, nil if the
+// value is below that.
 func ARPRefusal(setting, value string) error {
-	switch setting {
-	case "arp_ignore":
-		return refuse(ErrUnsupported, "host access: this host has net.ipv4.conf.all.arp_ignore=%s, so that it would not answer its containers; set that to 0, and arp_ignore on each NIC instead (net.ipv4.conf.eth0.arp_ignore)", value)
+	v, err := strconv.Atoi(value)
+	if err != nil || v < ARPSettings[setting] {
+		return nil
 	}
-	return refuse(ErrUnsupported, "host access: this host has net.ipv4.conf.all.%s=%s, so that it would answer the LAN for others by a second MAC address; set that to 0, and %[1]s on each NIC that needs it instead (net.ipv4.conf.eth0.%[1]s)", setting, value)
+	why := "it would not answer its containers"
+	if setting == "proxy_arp" {
+		why = "it would answer the LAN for others by a second MAC address"
+	}
+	return refuse(ErrUnsupported, "host access: this host has net.ipv4.conf.all.%s=%s, with which %s; set that to 0, and %[1]s on the NICs that need it (net.ipv4.conf.eth0.%[1]s=%[2]s)", setting, value, why)
 }
 
 // Foreign is the error of a route that somebody else has made.

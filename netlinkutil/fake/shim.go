@@ -45,9 +45,9 @@ func (k *Kernel) EnsureShim(s netlinkutil.Shim) error {
 	if parent == nil {
 		return netlinkutil.NotFound("parent", s.Parent)
 	}
-	for _, setting := range netlinkutil.ARPSettings {
-		if v := k.sysctls["net.ipv4.conf.all."+setting]; s.Neighbours() && v != "" && v != "0" {
-			return netlinkutil.ARPRefusal(setting, v)
+	for setting := range netlinkutil.ARPSettings {
+		if err := netlinkutil.ARPRefusal(setting, k.sysctls["net.ipv4.conf.all."+setting]); err != nil && s.Neighbours() {
+			return err
 		}
 	}
 	l := k.find(s.Name)
@@ -75,13 +75,14 @@ func (k *Kernel) EnsureShim(s netlinkutil.Shim) error {
 			return err
 		}
 	}
-	has := slices.ContainsFunc(l.addresses, func(a netlinkutil.Address) bool { return a.Addr == s.LinkLocal })
-	if s.LinkLocal.IsValid() && !has && !l.noIPv6 {
-		p := netip.PrefixFrom(s.LinkLocal, 64)
-		l.addresses = append(l.addresses, netlinkutil.Address{
-			Link: l.Index, Addr: s.LinkLocal, Prefix: p.Masked(), Scope: unix.RT_SCOPE_LINK, Flags: unix.IFA_F_PERMANENT | unix.IFA_F_NODAD,
-		})
-		k.wheres.Tell(l.Index)
+	for _, p := range s.Addresses() {
+		has := slices.ContainsFunc(l.addresses, func(a netlinkutil.Address) bool { return a.Addr == p.Addr() })
+		if !has && !(l.noIPv6 && p.Addr().Is6()) {
+			l.addresses = append(l.addresses, netlinkutil.Address{
+				Link: l.Index, Addr: p.Addr(), Prefix: p.Masked(), Scope: unix.RT_SCOPE_LINK, Flags: unix.IFA_F_PERMANENT | unix.IFA_F_NODAD,
+			})
+			k.wheres.Tell(l.Index)
+		}
 	}
 	return nil
 }
