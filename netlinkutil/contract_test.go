@@ -55,12 +55,14 @@ func contract() []clause {
 		{"ipvlan takes no mac", []string{"ipvlan"}, testIPvlanMAC},
 		{"vlan", []string{"vlan"}, testVLAN},
 		{"vlan refusals", []string{"vlan"}, testVLANRefusals},
+		{"vlan protocols", []string{"vlan"}, testVLANProtocols},
 		{"vlan as parent", []string{"vlan"}, testVLANParent},
 		{"dummy", []string{"dummy"}, testDummy},
 		{"dummy as parent", []string{"dummy"}, testDummyParent},
 	}
 	cs = append(cs, addressClauses()...)
 	cs = append(cs, changeClauses()...)
+	cs = append(cs, shimClauses()...)
 	for _, m := range mode.All() {
 		var needs []string
 		if m.Kind == mode.IPvlan {
@@ -540,6 +542,37 @@ func testVLANRefusals(t *testing.T, w world) {
 	_, err = w.EnsureVLAN("eth1.5", "eth1", 5, netlinkutil.Dot1Q, "")
 	refused(t, err, netlinkutil.ErrInvalid, "eth1 is down", "ip link set eth1 up")
 	wantNames(t, w, "eth0", "eth1", "br0", "eth0.10")
+}
+
+func testVLANProtocols(t *testing.T, w world) {
+	w.AddNIC("eth0")
+	made, err := w.EnsureVLAN("eth0.10", "eth0", 10, netlinkutil.Dot1AD, "underlay")
+	if err != nil || !made {
+		t.Fatal(made, err)
+	}
+	made, err = w.EnsureVLAN("eth0.10.20", "eth0.10", 20, netlinkutil.Dot1Q, "underlay")
+	if err != nil || !made {
+		t.Fatal(made, err)
+	}
+	for name, want := range map[string]netlinkutil.VLANProtocol{"eth0": 0, "eth0.10": netlinkutil.Dot1AD, "eth0.10.20": netlinkutil.Dot1Q} {
+		if l := get(t, w, name); l.VLANProtocol != want || !l.Up || l.MTU != 1500 {
+			t.Errorf("%s is %+v", name, l)
+		}
+	}
+	_, err = w.EnsureVLAN("eth0.10", "eth0", 10, netlinkutil.Dot1Q, "")
+	refused(t, err, netlinkutil.ErrExists, "is 802.1ad vlan 10 on eth0, not 802.1q vlan 10 on eth0")
+	_, err = w.EnsureVLAN("eth0.10.20", "eth0.10", 20, netlinkutil.Dot1AD, "")
+	refused(t, err, netlinkutil.ErrExists, "is 802.1q vlan 20 on eth0.10, not 802.1ad vlan 20 on eth0.10")
+	_, err = w.EnsureVLAN("lan10", "eth0", 10, netlinkutil.Dot1AD, "")
+	refused(t, err, netlinkutil.ErrExists, "802.1ad vlan 10 on eth0 exists already under the name eth0.10")
+	_, err = w.EnsureVLAN("lan10", "eth0", 10, 0x9100, "")
+	refused(t, err, netlinkutil.ErrInvalid, "protocol 0x9100 is no VLAN protocol")
+	made, err = w.EnsureVLAN("lan10", "eth0", 10, netlinkutil.Dot1Q, "") // the other 10
+	if err != nil || !made {
+		t.Fatal(made, err)
+	}
+	ok(t, w.DeleteLink("eth0.10"))
+	wantNames(t, w, "eth0", "lan10")
 }
 
 func testVLANParent(t *testing.T, w world) {

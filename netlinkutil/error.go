@@ -24,6 +24,8 @@ var (
 	ErrUnsupported error = named{"not supported", errors.ErrUnsupported}
 	ErrBusy              = errors.New("parent is busy")
 	ErrAddrInUse         = errors.New("MAC address is in use")
+	ErrDown              = errors.New("link is down")
+	ErrNoSource          = errors.New("no address of this host")
 	ErrInvalid           = errors.New("invalid")
 )
 
@@ -148,20 +150,25 @@ func other(kind mode.Kind) mode.Kind {
 	return mode.Macvlan
 }
 
-// describe is a link's kind and place: "vlan 10 on eth1", "bridge", "802.1ad
-// vlan 10 on eth1".
+// describe is a link's kind and place: "vlan 10 on eth1", "bridge"; and
+// "802.1ad vlan 10 on eth1", for it is not what a person thinks of.
 func describe(l Link) string {
+	if l.VLAN != 0 && l.VLANProtocol != Dot1Q {
+		return describeTag(l)
+	}
 	s := l.Kind
 	if l.VLAN != 0 {
 		s = fmt.Sprintf("%s %d", s, l.VLAN)
-	}
-	if l.VLAN != 0 && l.VLANProtocol != Dot1Q {
-		s = fmt.Sprintf("%s %s", l.VLANProtocol, s)
 	}
 	if l.Lower != "" {
 		s += " on " + l.Lower
 	}
 	return s
+}
+
+// describeTag is describe for a VLAN link whose protocol matters.
+func describeTag(l Link) string {
+	return fmt.Sprintf("%s vlan %d on %s", l.VLANProtocol, l.VLAN, l.Lower)
 }
 
 // NotFound is ErrNotFound about the named thing ("parent", "link").
@@ -222,7 +229,11 @@ func (want Link) Among(seen []Link) (Link, error) {
 		if want.same(l) {
 			return l, nil
 		}
-		return Link{}, refuse(ErrExists, "link %s exists already and is %s, not %s; rename or remove it, or use another parent", want.Name, describe(l), describe(want))
+		words := describe
+		if l.VLAN != 0 && want.VLAN != 0 && l.VLANProtocol != want.VLANProtocol {
+			words = describeTag
+		}
+		return Link{}, refuse(ErrExists, "link %s exists already and is %s, not %s; rename or remove it, or use another parent", want.Name, words(l), words(want))
 	}
 	for _, l := range seen {
 		if want.same(l) && l.VLAN != 0 {

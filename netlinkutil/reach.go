@@ -295,7 +295,7 @@ func (h *Host) refusal(s Shim, r HostRoute, err error) error {
 		return nil
 	case is(unix.ENETDOWN, unix.ENETUNREACH):
 		return Down(s, r.Addr)
-	case r.Addr.Is6() && is(unix.EACCES, unix.ENODEV, unix.EOPNOTSUPP, unix.EAFNOSUPPORT):
+	case r.Addr.Is6() && setting(h.settings.v6, s.Name+"/disable_ipv6") != "0":
 		return NoIPv6(s, r.Addr)
 	case r.Source.IsValid() && is(unix.EINVAL):
 		return NoSource(r)

@@ -160,7 +160,7 @@ func Foreign(addr netip.Addr) error {
 
 // NoSource is the error of a route whose source is not the host's.
 func NoSource(r HostRoute) error {
-	return refuse(ErrInvalid, "reaching %s: %s is no address of this host", r.Addr, r.Source)
+	return refuse(ErrNoSource, "reaching %s: %s is no address of this host", r.Addr, r.Source)
 }
 
 // NoIPv6 is the error of an IPv6 route where the host or the shim has none.
@@ -170,7 +170,7 @@ func NoIPv6(s Shim, addr netip.Addr) error {
 
 // Down is the error of a route by a link that is down.
 func Down(s Shim, addr netip.Addr) error {
-	return refuse(ErrInvalid, "reaching %s: %s or %s is down or has no carrier; set it up or plug it in", addr, s.Name, s.Parent)
+	return refuse(ErrDown, "reaching %s: %s or %s is down or has no carrier; set it up or plug it in", addr, s.Name, s.Parent)
 }
 
 func (s Shim) doing(r HostRoute) string { return fmt.Sprintf("reaching %s by link %s", r.Addr, s.Name) }

@@ -3,15 +3,18 @@ package netlinkutil_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
@@ -36,6 +39,13 @@ type verbs interface {
 	Own() (map[netip.Addr]string, error)
 	Changes(ctx context.Context, each func(netlinkutil.Change)) error
 	Follow(name string) (arrived func(context.Context) error, err error)
+	EnsureShim(netlinkutil.Shim) error
+	DeleteShim(netlinkutil.Shim) error
+	Reach(netlinkutil.Shim, netlinkutil.HostRoute) error
+	Unreach(s netlinkutil.Shim, addr netip.Addr) error
+	Reached(netlinkutil.Shim) ([]netlinkutil.HostRoute, error)
+	HostAddresses(link string) ([]netip.Addr, error)
+	AddressChanges(ctx context.Context, each func(index int)) error
 }
 
 // world is a host under test and what others than underlay do to it.
@@ -62,6 +72,9 @@ type world interface {
 	AddTemporary(t *testing.T, link string, p netip.Prefix)
 	DropAddress(link string, a netip.Addr)
 	AddRoute(to netip.Prefix, metric int, hops ...fake.Hop)
+	Sysctl(t *testing.T, name, value string)
+	Out(to netip.Addr) (link string) // by which the host sends to an address
+	Marks() []string                 // routes, nexthops and neighbours that Reach made
 }
 
 // needs skips a test where the kernel lacks a link type. UNDERLAY_NO_SKIP
@@ -123,6 +136,17 @@ func (w *fakeWorld) Rename(name, to string)  { must(w.Kernel.Rename(name, to)) }
 func (w *fakeWorld) Take(name string)        { must(w.Kernel.Take(name)) }
 func (w *fakeWorld) Arrive(name string)      { must(w.Kernel.Arrive(name)) }
 func (w *fakeWorld) Vanish(name string)      { must(w.Kernel.Vanish(name)) }
+
+func (w *fakeWorld) Sysctl(t *testing.T, name, value string) { w.Kernel.Sysctl(name, value) }
+
+func (w *fakeWorld) Marks() (marks []string) {
+	for line := range strings.Lines(w.String()) {
+		if strings.Contains(line, " of underlay") || strings.Contains(line, " is ") {
+			marks = append(marks, line)
+		}
+	}
+	return marks
+}
 
 func (w *fakeWorld) AddTemporary(t *testing.T, link string, p netip.Prefix) {
 	w.AddAddress(link, p, 0)
@@ -294,6 +318,59 @@ func (w *kernelWorld) AddAddress(link string, p netip.Prefix, flags ...uint32) {
 	for flag == unix.IFA_F_DADFAILED && !w.hasAddress(link, p.Addr(), flag) {
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// Sysctl takes "net.ipv4.conf.all.arp_ignore".
+func (w *kernelWorld) Sysctl(t *testing.T, name, value string) {
+	t.Helper()
+	if err := w.inside(func() error { return os.WriteFile("/proc/sys/"+strings.ReplaceAll(name, ".", "/"), []byte(value), 0) }); err != nil {
+		lack(t, "leave to set "+name)
+	}
+}
+
+// sysctl takes "ipv4/conf/eth0.10/arp_ignore".
+func (w *kernelWorld) sysctl(t *testing.T, name string) (value string) {
+	t.Helper()
+	ok(t, w.inside(func() error {
+		b, err := os.ReadFile("/proc/sys/net/" + name)
+		value = strings.TrimSpace(string(b))
+		return err
+	}))
+	return value
+}
+
+func (w *kernelWorld) Out(to netip.Addr) string {
+	rs, err := w.nl.RouteGet(to.AsSlice())
+	if err != nil || len(rs) != 1 {
+		return fmt.Sprint(rs, err)
+	}
+	l, err := w.nl.LinkByIndex(rs[0].LinkIndex)
+	must(err)
+	return l.Attrs().Name
+}
+
+func (w *kernelWorld) Marks() (marks []string) {
+	rs, err := w.nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: 117}, netlink.RT_FILTER_PROTOCOL)
+	must(err)
+	for _, r := range rs {
+		marks = append(marks, "route "+r.String())
+	}
+	return append(marks, w.nexthops()...)
+}
+
+func (w *kernelWorld) nexthops() (ids []string) {
+	s, err := nl.GetNetlinkSocketAt(w.here, netns.None(), unix.NETLINK_ROUTE)
+	must(err)
+	defer s.Close()
+	r := nl.NewNetlinkRequest(unix.RTM_GETNEXTHOP, unix.NLM_F_DUMP)
+	r.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}
+	r.AddRawData(make([]byte, 8))
+	ms, err := r.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNEXTHOP)
+	must(err)
+	for _, m := range ms {
+		ids = append(ids, fmt.Sprintf("nexthop %x", m))
+	}
+	return ids
 }
 
 func (w *kernelWorld) hasAddress(link string, addr netip.Addr, flag uint32) bool {

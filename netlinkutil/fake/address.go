@@ -198,6 +198,27 @@ func (k *Kernel) Own() (map[netip.Addr]string, error) {
 	return k.addressing().Own(k.name), nil
 }
 
+// Out is the name of the link by which the host sends to an address, "" for
+// none: that of the longest prefix, of routes or of a link's subnet.
+func (k *Kernel) Out(to netip.Addr) (link string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	bits := -1
+	for _, l := range k.links {
+		for _, a := range l.addresses {
+			if l.Up && !l.moved && a.Prefix.Contains(to) && a.Prefix.Bits() > bits {
+				link, bits = l.Name, a.Prefix.Bits()
+			}
+		}
+	}
+	for _, r := range k.routes {
+		if r.to.Contains(to) && r.to.Bits() > bits {
+			link, bits = r.hops[0].link.Name, r.to.Bits()
+		}
+	}
+	return link
+}
+
 func (k *Kernel) name(index int) string {
 	for _, l := range k.links {
 		if l.Index == index {
