@@ -15,6 +15,9 @@ type Announcer interface {
 	// Announce says on a link that addr is at mac, or if that is nil at the
 	// link's own MAC.
 	Announce(link string, addr netip.Addr, mac net.HardwareAddr) error
+	// Answer has requests for these addresses answered on their links with the
+	// links' own MACs, until it is called again.
+	Answer(addrs map[string][]netip.Addr)
 }
 
 const (
@@ -32,7 +35,7 @@ const (
 // MAC. Docker does so itself from 28 on, but for links without a MAC of their
 // own only from 29.3 on. Called before dockerd moves the link.
 func (d *Driver) announce(n *Network, e *Endpoint) {
-	if d.announcer == nil || n.dummy() || n.mode().RoutesByLink() {
+	if d.announcer == nil || n.dummy() || n.mode().RoutesByLink() && !n.Options.Proxy {
 		return
 	}
 	log := d.logOf(n.ID).WithField("endpoint", Short(e.ID))
@@ -82,6 +85,31 @@ func (d *Driver) announce(n *Network, e *Endpoint) {
 			}
 		}
 	}()
+}
+
+// answer brings what the announcer answers for in line with the records, after
+// an endpoint of a network has come or gone.
+func (d *Driver) answer(n *Network) {
+	if d.announcer == nil || !n.Options.Proxy {
+		return
+	}
+	d.answering.Lock()
+	defer d.answering.Unlock()
+	d.mu.Lock()
+	addrs := map[string][]netip.Addr{}
+	for _, e := range d.endpoints {
+		n := d.networks[e.NetworkID]
+		if n == nil || !n.Options.Proxy {
+			continue
+		}
+		for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+			if p.IsValid() {
+				addrs[n.parent()] = append(addrs[n.parent()], p.Addr())
+			}
+		}
+	}
+	d.mu.Unlock()
+	d.announcer.Answer(addrs)
 }
 
 // unannounce ends the announcements of an endpoint that leaves.

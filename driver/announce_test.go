@@ -17,8 +17,15 @@ import (
 type loudspeaker struct {
 	start time.Time
 
-	mu   sync.Mutex
-	said []string
+	mu      sync.Mutex
+	said    []string
+	answers map[string][]netip.Addr
+}
+
+func (l *loudspeaker) Answer(addrs map[string][]netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.answers = addrs
 }
 
 func (l *loudspeaker) Announce(link string, addr netip.Addr, mac net.HardwareAddr) error {
@@ -74,7 +81,7 @@ func TestAnnouncements(t *testing.T) {
 				link := linkName(e.ID)
 				join := func() {
 					t.Helper()
-					if _, err := b.Join(ctx, e.NetworkID, e.ID); err != nil {
+					if _, err := b.Join(ctx, e.NetworkID, e.ID, "/var/run/docker/netns/"+e.ID[:12]); err != nil {
 						t.Fatal(err)
 					}
 				}

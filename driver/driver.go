@@ -23,13 +23,14 @@ import (
 type Kernel interface {
 	Link(name string) (netlinkutil.Link, error)
 	Links() ([]netlinkutil.Link, error)
-	EnsureVLAN(name, lower string, id int, alias string) (made bool, err error)
+	EnsureVLAN(name, lower string, id int, protocol netlinkutil.VLANProtocol, alias string) (made bool, err error)
 	EnsureDummy(name, alias string, mac net.HardwareAddr) (made bool, err error)
 	AddSubInterface(netlinkutil.SubInterface) (netlinkutil.Link, error)
 	DeleteLink(name string) error
 	// Follow returns a function that waits until a link, which is in the host
 	// now, has been moved to another netns and is up there.
 	Follow(name string) (arrived func(context.Context) error, err error)
+	Access
 }
 
 // Names tells the container name behind an address, where Docker has told it
@@ -57,10 +58,13 @@ type Driver struct {
 	// deleted under a network that is being made on it.
 	parents sync.Mutex
 
+	answering sync.Mutex // held while the announcer is told what to answer for
+
 	mu        sync.Mutex
 	networks  map[string]*Network
 	endpoints map[string]*Endpoint
 	addresses map[netip.Addr]*Endpoint // whose they are, of those that underlay's IPAM gave
+	accesses  map[string]*access       // by the parent
 	// announcing is what ends an endpoint's announcements.
 	announcing map[string]context.CancelFunc
 }
@@ -78,7 +82,7 @@ func New(kernel Kernel, st *store.Store, names Names, announcer Announcer, log l
 	d := &Driver{
 		kernel: kernel, store: st, names: names, announcer: announcer, log: log,
 		networks: map[string]*Network{}, endpoints: map[string]*Endpoint{}, addresses: map[netip.Addr]*Endpoint{},
-		announcing: map[string]context.CancelFunc{},
+		accesses: map[string]*access{}, announcing: map[string]context.CancelFunc{},
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	if err := d.loadInstance(); err != nil {
@@ -169,10 +173,19 @@ func (d *Driver) add(e *Endpoint) {
 	}
 }
 
+// replace puts a new record in the place of an endpoint's. The caller holds d.mu.
+func (d *Driver) replace(before, after *Endpoint) {
+	if d.endpoints[before.ID] != before {
+		return // it has been deleted
+	}
+	d.drop(before)
+	d.add(after)
+}
+
 func (d *Driver) drop(e *Endpoint) {
 	delete(d.endpoints, e.ID)
 	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
-		if d.addresses[p.Addr()] == e {
+		if o := d.addresses[p.Addr()]; o != nil && o.ID == e.ID {
 			delete(d.addresses, p.Addr())
 		}
 	}

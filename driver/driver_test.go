@@ -112,7 +112,7 @@ func (b *bench) start(e Endpoint) MAC {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	p, err := b.Join(ctx, e.NetworkID, e.ID)
+	p, err := b.Join(ctx, e.NetworkID, e.ID, "/var/run/docker/netns/"+e.ID[:12])
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func TestEveryModeFromStartToEnd(t *testing.T) {
 			if m.Alone() != (mac.String() == "00:16:3e:00:00:02") {
 				t.Errorf("MAC %v: passthru, and passthru alone, has the parent's", mac)
 			}
-			p, err := b.Join(ctx, e.NetworkID, e.ID)
+			p, err := b.Join(ctx, e.NetworkID, e.ID, "/var/run/docker/netns/"+e.ID[:12])
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -360,7 +360,7 @@ func TestFaultAtEveryStep(t *testing.T) {
 					err := b.CreateNetwork(ctx, lan("net", parent, mode.Default))
 					if err == nil {
 						if _, err = b.CreateEndpoint(ctx, e); err == nil {
-							_, err = b.Join(ctx, e.NetworkID, e.ID)
+							_, err = b.Join(ctx, e.NetworkID, e.ID, "/var/run/docker/netns/"+e.ID[:12])
 						}
 					}
 					if err != nil && !errors.Is(err, broken) {
@@ -436,7 +436,7 @@ func TestVLANParentIsSharedAndGoesWithTheLast(t *testing.T) {
 
 func TestVLANOfSomebodyElseStays(t *testing.T) {
 	b := newBench(t)
-	if _, err := b.kernel.EnsureVLAN("eth0.10", "eth0", 10, ""); err != nil {
+	if _, err := b.kernel.EnsureVLAN("eth0.10", "eth0", 10, netlinkutil.Dot1Q, ""); err != nil {
 		t.Fatal(err)
 	}
 	before := b.kernel.String()
@@ -596,7 +596,7 @@ func TestJoinMendsALostLink(t *testing.T) {
 	if err := b.kernel.DeleteLink("eth0.10"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Join(ctx, e.NetworkID, e.ID); err != nil {
+	if _, err := b.Join(ctx, e.NetworkID, e.ID, "/var/run/docker/netns/"+e.ID[:12]); err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(indexless(want), indexless(b.kernel.String())); d != "" {
@@ -622,7 +622,7 @@ func TestInternalNetworkHasNoWayOut(t *testing.T) {
 		if _, err := b.CreateEndpoint(ctx, e); err != nil {
 			t.Fatal(err)
 		}
-		p, err := b.Join(ctx, e.NetworkID, e.ID)
+		p, err := b.Join(ctx, e.NetworkID, e.ID, "/var/run/docker/netns/"+e.ID[:12])
 		if err != nil || p.Gateways != nil || p.Routes != nil {
 			t.Errorf("%v: %+v, %v", m, p, err)
 		}
@@ -650,7 +650,7 @@ func TestGatewayIsThatOfTheAddress(t *testing.T) {
 	if _, err := b.CreateEndpoint(ctx, e); err != nil {
 		t.Fatal(err)
 	}
-	p, err := b.Join(ctx, n.ID, e.ID)
+	p, err := b.Join(ctx, n.ID, e.ID, "")
 	if err != nil || len(p.Gateways) != 1 || p.Gateways[0] != netip.MustParseAddr("10.9.0.1") {
 		t.Errorf("%+v, %v", p, err)
 	}
@@ -663,7 +663,7 @@ func TestEndpointWithoutAnAddress(t *testing.T) {
 	if mac, err := b.CreateEndpoint(ctx, e); err != nil || mac == nil {
 		t.Errorf("%v, %v", mac, err)
 	}
-	if p, err := b.Join(ctx, e.NetworkID, e.ID); err != nil || p.Gateways != nil {
+	if p, err := b.Join(ctx, e.NetworkID, e.ID, "/var/run/docker/netns/"+e.ID[:12]); err != nil || p.Gateways != nil {
 		t.Errorf("%+v, %v", p, err)
 	}
 }
@@ -752,7 +752,7 @@ func TestParallelStartsAndStops(t *testing.T) {
 			if _, err := b.CreateEndpoint(ctx, e); err != nil {
 				t.Error(err)
 			}
-			if _, err := b.Join(ctx, e.NetworkID, e.ID); err != nil {
+			if _, err := b.Join(ctx, e.NetworkID, e.ID, "/var/run/docker/netns/"+e.ID[:12]); err != nil {
 				t.Error(err)
 			}
 			if err := b.DeleteEndpoint(ctx, e.NetworkID, e.ID); err != nil {

@@ -22,6 +22,12 @@ type Endpoint struct {
 	IPv4      netip.Prefix `json:"ipv4,omitzero"`
 	IPv6      netip.Prefix `json:"ipv6,omitzero"`
 	MAC       MAC          `json:"mac,omitempty"` // nil: Docker named none, or (kept) it is the parent's
+
+	// Sandbox is the container's netns as dockerd names it, and Routes are the
+	// destinations that the container has from this endpoint, once it has joined
+	// with such.
+	Sandbox string         `json:"sandbox,omitempty"`
+	Routes  []netip.Prefix `json:"routes,omitempty"`
 }
 
 // MAC is a hardware address that stands in a record as text.
@@ -74,7 +80,12 @@ func (d *Driver) CreateEndpoint(ctx context.Context, req Endpoint) (MAC, error) 
 	submitted := d.store.Submit(put(endpointBucket, e.ID, e))
 	link, err := d.addLink(n, e)
 	if err == nil {
-		if err = written(ctx, submitted); err != nil {
+		err = d.grant(n, e)
+		if err == nil {
+			err = written(ctx, submitted)
+		}
+		if err != nil {
+			d.revoke(n, e)
 			d.deleteLink(e)
 		}
 	}
@@ -85,6 +96,7 @@ func (d *Driver) CreateEndpoint(ctx context.Context, req Endpoint) (MAC, error) 
 		d.store.Submit(remove(endpointBucket, e.ID))
 		return nil, err
 	}
+	d.answer(n)
 	d.logOf(n.ID).WithField("endpoint", Short(e.ID)).Infof("endpoint made: %s %v %v", link.Name, e.IPv4, link.MAC)
 	return e.MAC, nil
 }
@@ -233,9 +245,9 @@ type Plumbing struct {
 	Routes   []Route
 }
 
-// Join readies the sub-interface for the container's netns and says how it
-// routes.
-func (d *Driver) Join(_ context.Context, networkID, endpointID string) (Plumbing, error) {
+// Join readies the sub-interface for the container's netns, which dockerd calls
+// sandbox, and says how it routes.
+func (d *Driver) Join(ctx context.Context, networkID, endpointID, sandbox string) (Plumbing, error) {
 	n, e, err := d.endpoint(networkID, endpointID)
 	if err != nil {
 		return Plumbing{}, err
@@ -257,17 +269,45 @@ func (d *Driver) Join(_ context.Context, networkID, endpointID string) (Plumbing
 		return p, nil
 	}
 	for _, addr := range []netip.Prefix{e.IPv4, e.IPv6} {
-		switch {
-		case !addr.IsValid():
+		if !addr.IsValid() {
+			continue
+		}
+		switch gw := n.gateway(addr.Addr()); {
+		case n.Options.NoDefaultRoute:
 		case n.mode().RoutesByLink():
 			p.Routes = append(p.Routes, Route{Destination: defaultRoute(addr.Addr())})
-		default:
-			if gw := n.gateway(addr.Addr()); gw.IsValid() {
-				p.Gateways = append(p.Gateways, gw)
+		case gw.IsValid():
+			p.Gateways = append(p.Gateways, gw)
+			if !addr.Contains(gw) && !gw.IsLinkLocalUnicast() {
+				p.Routes = append(p.Routes, Route{Destination: alone(gw)})
 			}
 		}
+		p.Routes = append(p.Routes, n.routes(addr)...)
 	}
-	return p, nil
+	if n.Options.HostAccess {
+		w, err := d.way(n)
+		if err != nil {
+			return Plumbing{}, fmt.Errorf("network %s: %w", Short(n.ID), err)
+		}
+		p.Routes = append(p.Routes, w.containerRoutes(e)...)
+	}
+	p.Routes, err = d.sharedRoutes(ctx, e, sandbox, p.Routes)
+	return p, err
+}
+
+// routes are the network's own, of the family of a container's address.
+func (n *Network) routes(of netip.Prefix) (routes []Route) {
+	for _, r := range n.Options.Routes {
+		if r.To.Addr().Is4() != of.Addr().Is4() {
+			continue
+		}
+		if r.Via.IsLinkLocalUnicast() && r.Via.Is6() {
+			// Which link it is on must be said in a container with several.
+			routes = append(routes, Route{Destination: alone(r.Via)})
+		}
+		routes = append(routes, Route{Destination: r.To, NextHop: r.Via})
+	}
+	return routes
 }
 
 func defaultRoute(family netip.Addr) netip.Prefix {
@@ -298,7 +338,7 @@ func (d *Driver) Leave(_ context.Context, _, endpointID string) error {
 // endpoint is success: Docker repeats itself.
 func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID string) error {
 	d.mu.Lock()
-	e := d.endpoints[endpointID]
+	n, e := d.networks[networkID], d.endpoints[endpointID]
 	if e == nil || e.NetworkID != networkID {
 		d.mu.Unlock()
 		return nil
@@ -307,6 +347,9 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID strin
 	d.mu.Unlock()
 	d.unannounce(endpointID)
 	d.deleteLink(e)
+	if n != nil {
+		d.revoke(n, e)
+	}
 	err := d.settle(ctx, submitted, func(err error) {
 		if err == nil {
 			d.drop(e)
@@ -314,6 +357,9 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID strin
 	})
 	if err == nil {
 		d.logOf(networkID).WithField("endpoint", Short(e.ID)).Info("endpoint deleted")
+	}
+	if n != nil {
+		d.answer(n)
 	}
 	return err
 }

@@ -2,9 +2,11 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
+	"strings"
 
 	"underlay/internal/mode"
 	"underlay/internal/options"
@@ -31,10 +33,21 @@ type Network struct {
 // parent is the network's parent: the one asked for, or a dummy of its own
 // whose name is derived.
 func (n *Network) parent() string {
-	if n.dummy() {
+	switch {
+	case n.dummy():
 		return "uld" + Short(n.ID)
+	case n.Options.VLAN != 0:
+		return options.VLANName(n.Options.Parent, n.Options.VLAN)
 	}
 	return n.Options.Parent
+}
+
+// LANLink is the link that leads to the network's LAN, "" if none does.
+func (n *Network) LANLink() string {
+	if n.dummy() {
+		return ""
+	}
+	return n.parent()
 }
 
 func (n *Network) dummy() bool     { return n.Options.Parent == "" }
@@ -46,10 +59,11 @@ func (n *Network) mode() mode.Mode { return n.Options.Mode }
 func (n *Network) isolated() bool { return n.Internal || n.dummy() }
 
 // SkipGateway tells whether a network takes no gateway address: an isolated
-// one has no way out, and in l3 the container routes by the link.
+// one has no way out, one without a default route does not use its own, and in
+// l3 the container routes by the link.
 func SkipGateway(o options.Network, internal bool) bool {
 	n := Network{Options: o, Internal: internal}
-	return n.isolated() || n.mode().RoutesByLink()
+	return n.isolated() || n.mode().RoutesByLink() || o.NoDefaultRoute
 }
 
 // CreateNetwork makes a network. It is refused, with nothing changed, where
@@ -59,7 +73,7 @@ func (d *Driver) CreateNetwork(ctx context.Context, req Network) error {
 	n := &req
 	d.parents.Lock()
 	defer d.parents.Unlock()
-	if err := d.canonical(n); err != nil {
+	if err := d.Canonical(n); err != nil {
 		return err
 	}
 	d.mu.Lock()
@@ -70,6 +84,9 @@ func (d *Driver) CreateNetwork(ctx context.Context, req Network) error {
 			return fmt.Errorf("network %s is there already, with other options", Short(n.ID))
 		}
 		return nil
+	}
+	if err := n.check(); err != nil {
+		return err
 	}
 	if err := d.shareable(n); err != nil {
 		return err
@@ -94,6 +111,47 @@ func (d *Driver) CreateNetwork(ctx context.Context, req Network) error {
 	return nil
 }
 
+// check refuses options that do not go with what else Docker says of a network.
+func (n *Network) check() error {
+	switch o := &n.Options; {
+	case n.Internal && o.HostAccess:
+		return errors.New("-o host_access does not go with --internal, which keeps containers from everybody else, and the host would be one; leave out the one or the other")
+	case n.Internal && o.Proxy:
+		return errors.New("-o announce=proxy does not go with --internal, which keeps containers from everybody else; leave out the one or the other")
+	case n.Internal && len(o.Routes) > 0:
+		return errors.New("-o routes does not go with --internal, out of which nothing leads; leave out the one or the other")
+	}
+	for _, r := range n.Options.Routes {
+		if err := n.leadsTo(r); err != nil {
+			return fmt.Errorf("-o routes: %w", err)
+		}
+	}
+	return nil
+}
+
+// leadsTo refuses a route that no container of the network could have.
+func (n *Network) leadsTo(r options.Route) error {
+	var family []string
+	direct := false
+	for _, s := range n.Subnets {
+		if s.Prefix.Addr().Is4() != r.To.Addr().Is4() {
+			continue
+		}
+		if s.Prefix.Masked() == r.To {
+			return fmt.Errorf("%v is the network's own subnet, to which each container has a route; leave it out", r.To)
+		}
+		family = append(family, s.Prefix.Masked().String())
+		direct = direct || s.Prefix.Contains(r.Via)
+	}
+	switch {
+	case len(family) == 0:
+		return fmt.Errorf("%v: the network has no subnet of that family; add one with --subnet, or leave the route out", r.To)
+	case !r.Via.IsValid(), direct, r.Via.Is6() && r.Via.IsLinkLocalUnicast():
+		return nil
+	}
+	return fmt.Errorf("%v: router %v is not in subnet %s, so that no container reaches it; name a router of the subnet", r.To, r.Via, strings.Join(family, " or "))
+}
+
 // prepare makes the parent of a network ready and has the kernel's word that
 // it carries the network's mode.
 func (d *Driver) prepare(n *Network) error {
@@ -114,7 +172,10 @@ func (d *Driver) prepare(n *Network) error {
 	if !parent.Up {
 		d.logOf(n.ID).Warnf("parent %s is down: containers reach nobody until it is up (ip link set %s up)", n.parent(), n.parent())
 	}
-	return d.try(n)
+	if err := d.try(n); err != nil {
+		return err
+	}
+	return d.tryAccess(n)
 }
 
 // DeleteNetwork forgets a network and what is left of its endpoints, and
@@ -155,7 +216,9 @@ func (d *Driver) DeleteNetwork(ctx context.Context, id string) error {
 	for _, e := range left {
 		d.logOf(id).Warnf("endpoint %s was left in the network and goes with it", Short(e.ID))
 		d.deleteLink(e)
+		d.revoke(n, e)
 	}
+	d.answer(n)
 	d.dropParent(n)
 	d.logOf(id).Info("network deleted")
 	return nil

@@ -28,9 +28,10 @@ func (d *Driver) endpointAlias(networkID, endpointID string) string {
 	return d.alias("endpoint " + Short(endpointID) + " of network " + Short(networkID))
 }
 
-// canonical names the parent as the kernel does, not by an altname, so that
-// networks of one link are known to be. The caller holds d.parents.
-func (d *Driver) canonical(n *Network) error {
+// Canonical names the parent of a network to be as the kernel does, not by an
+// altname, nor a VLAN link of a name of its own by its ID, so that networks of
+// one link are known to be.
+func (d *Driver) Canonical(n *Network) error {
 	if n.dummy() {
 		return nil
 	}
@@ -44,7 +45,7 @@ func (d *Driver) canonical(n *Network) error {
 		return fmt.Errorf("parent %s is itself a %s link on %s; use -o parent=%s", l.Name, l.Kind, l.Lower, l.Lower)
 	}
 	n.Options.Parent = l.Name
-	return nil
+	return d.named(n)
 }
 
 // readyParent is the parent of a network that has an endpoint to carry. One
@@ -73,42 +74,29 @@ func (d *Driver) ensureParent(n *Network) (netlinkutil.Link, error) {
 		}
 		return d.kernel.Link(name)
 	}
-	l, err := d.kernel.Link(name)
-	if errors.Is(err, os.ErrNotExist) {
-		return d.ensureVLAN(name)
+	vlans, err := n.vlans()
+	if err != nil {
+		// It is a link's name all the same, if there is such a link.
+		if l, absent := d.kernel.Link(name); absent == nil {
+			return l, usable(l)
+		}
+		return netlinkutil.Link{}, err
 	}
+	if len(vlans) == 0 {
+		l, err := d.kernel.Link(name)
+		if errors.Is(err, os.ErrNotExist) {
+			return l, fmt.Errorf("parent %s is not there; name a link of this host (see ip link), or one like eth0.10 to have VLAN 10 made on eth0", name)
+		}
+		if err != nil {
+			return l, err
+		}
+		return l, usable(l)
+	}
+	l, err := d.ensureVLAN(vlans)
 	if err != nil {
 		return l, err
 	}
 	return l, usable(l)
-}
-
-func (d *Driver) ensureVLAN(name string) (netlinkutil.Link, error) {
-	lower, id, ok, err := options.SplitVLAN(name)
-	if err != nil {
-		return netlinkutil.Link{}, err
-	}
-	if !ok {
-		return netlinkutil.Link{}, fmt.Errorf("parent %s is not there; name a link of this host (see ip link), or one like eth0.10 to have VLAN 10 made on eth0", name)
-	}
-	l, err := d.kernel.Link(lower)
-	if errors.Is(err, os.ErrNotExist) {
-		return l, fmt.Errorf("parent %s is not there, nor is %s to make VLAN %d on; name a link of this host (see ip link)", name, lower, id)
-	}
-	if err != nil {
-		return l, err
-	}
-	if err := usable(l); err != nil {
-		return l, err
-	}
-	made, err := d.kernel.EnsureVLAN(name, lower, id, d.parentAlias())
-	if err != nil {
-		return l, err
-	}
-	if made {
-		d.log.Infof("made VLAN link %s on %s", name, lower)
-	}
-	return d.kernel.Link(name)
 }
 
 // usable refuses the links that cannot carry sub-interfaces. A port of what is
@@ -148,15 +136,6 @@ func (d *Driver) shareable(n *Network) error {
 	return nil
 }
 
-// vlanOf is an example of a VLAN parent beside the given one.
-func vlanOf(parent string) string {
-	lower, id, ok, _ := options.SplitVLAN(parent)
-	if !ok {
-		return parent + ".10"
-	}
-	return fmt.Sprintf("%s.%d", lower, id%4094+1)
-}
-
 // try makes a sub-interface on the parent and deletes it again, so that what
 // the kernel refuses is refused when the network is made and not when its
 // first container starts: links of other programs that sit in containers are
@@ -190,20 +169,22 @@ func (d *Driver) trial(n *Network, m mode.Mode) error {
 	return d.kernel.DeleteLink(name)
 }
 
-// dropParent deletes the parent of a network that goes, where the plugin made
-// it and no other network names it. What cannot be deleted now is at the next
-// start. The caller holds d.parents.
+// dropParent deletes the links that a network stood on which goes, where the
+// plugin made them and no other network stands on them. What cannot be deleted
+// now is at the next start. The caller holds d.parents.
 func (d *Driver) dropParent(gone *Network) {
-	name := gone.parent()
-	if d.isParent(name) {
-		return
-	}
-	l, err := d.kernel.Link(name)
-	if err == nil && l.Alias == d.parentAlias() {
-		err = d.kernel.DeleteLink(name)
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		d.logOf(gone.ID).Errorf("parent %s is left until the next start: %v", name, err)
+	for _, name := range gone.links() {
+		if d.isStoodOn(name) {
+			return // and on those below it
+		}
+		l, err := d.kernel.Link(name)
+		if err == nil && l.Alias == d.parentAlias() {
+			err = d.kernel.DeleteLink(name)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			d.logOf(gone.ID).Errorf("parent %s is left until the next start: %v", name, err)
+			return
+		}
 	}
 }
 
@@ -224,13 +205,19 @@ func (d *Driver) Recover() {
 			d.logOf(n.ID).Warnf("the network waits for its parent: %v", err)
 		}
 	}
+	defer d.answer(&Network{Options: options.Network{Proxy: true}})
 	links, err := d.kernel.Links()
 	if err != nil {
 		d.log.Errorf("leftover links were not looked for: %v", err)
 		return
 	}
+	defer d.keepAllAccess()
 	for _, l := range links {
-		if !strings.HasPrefix(l.Alias, d.alias("")) && !unsigned(l) || d.isParent(l.Name) {
+		if !strings.HasPrefix(l.Alias, d.alias("")) && !unsigned(l) || d.isStoodOn(l.Name) {
+			continue
+		}
+		if l.Alias == d.shimAlias(l.Lower) {
+			d.recoverShim(l)
 			continue
 		}
 		d.log.Infof("delete leftover link %s (%s)", l.Name, l.Alias)
@@ -252,18 +239,28 @@ func unsigned(l netlinkutil.Link) bool {
 		madeDummyName.MatchString(l.Name) && l.Kind == "dummy"
 }
 
-// The names that linkName, trial and Network.parent derive.
+// The names that linkName, trial, shimName and Network.parent derive.
 var (
-	madeName      = regexp.MustCompile("^ul([0-9a-f]{13}|t[0-9a-f]{12})$")
+	madeName      = regexp.MustCompile("^ul([0-9a-f]{13}|[th][0-9a-f]{12})$")
 	madeDummyName = regexp.MustCompile("^uld[0-9a-f]{12}$")
 )
 
-// isParent tells whether a network stands on a link.
+// isParent tells whether a network has its sub-interfaces on a link.
 func (d *Driver) isParent(link string) bool {
+	return d.anyNetwork(func(n *Network) bool { return n.parent() == link })
+}
+
+// isStoodOn tells whether a network stands on a link, be it its parent or one
+// below that.
+func (d *Driver) isStoodOn(link string) bool {
+	return d.anyNetwork(func(n *Network) bool { return slices.Contains(n.links(), link) })
+}
+
+func (d *Driver) anyNetwork(match func(*Network) bool) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, n := range d.networks {
-		if n.parent() == link {
+		if match(n) {
 			return true
 		}
 	}

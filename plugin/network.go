@@ -87,10 +87,10 @@ func (p *Plugin) createNetwork(ctx context.Context, req network.CreateNetworkReq
 			n.ForeignIPAM = n.ForeignIPAM || d.AddressSpace != addressSpace
 		}
 	}
-	if l, err := p.parts.kernel.Link(n.Options.Parent); n.Options.Parent != "" && err == nil {
-		n.Options.Parent = l.Name // it may have been given by an altname
+	if err := p.parts.driver.Canonical(&n); err != nil {
+		return none{}, err
 	}
-	if err := p.parts.ipam.Agree(pools(&n), n.Internal || n.Options.Parent == ""); err != nil {
+	if err := p.parts.ipam.Agree(pools(&n), n.Internal || n.LANLink() == ""); err != nil {
 		return none{}, err
 	}
 	if err := p.parts.driver.CreateNetwork(ctx, n); err != nil {
@@ -163,7 +163,7 @@ const (
 )
 
 func (p *Plugin) join(ctx context.Context, req network.JoinRequest) (res network.JoinResponse, err error) {
-	plumbing, err := p.parts.driver.Join(ctx, req.NetworkID, req.EndpointID)
+	plumbing, err := p.parts.driver.Join(ctx, req.NetworkID, req.EndpointID, req.SandboxKey)
 	if err != nil {
 		return res, err
 	}
@@ -237,7 +237,7 @@ func pools(n *driver.Network) ipam.NetworkPools {
 	if n.ForeignIPAM {
 		return ipam.NetworkPools{}
 	}
-	np := ipam.NetworkPools{Parent: n.Options.Parent, Alone: n.Options.Mode.Alone()}
+	np := ipam.NetworkPools{Parent: n.LANLink(), Alone: n.Options.Mode.Alone()}
 	for _, s := range n.Subnets {
 		np.Subnets = append(np.Subnets, s.Prefix.Masked())
 		if s.Gateway.IsValid() {

@@ -151,6 +151,7 @@ func (p *Plugin) load() {
 	if p.parts.host != nil {
 		p.workers.Go(p.follow)
 		p.workers.Go(p.hear)
+		p.workers.Go(func() { p.parts.driver.Watch(p.parts.host) })
 	}
 }
 

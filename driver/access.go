@@ -1,0 +1,471 @@
+package driver
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"underlay/internal/mode"
+	"underlay/netlinkutil"
+)
+
+// The kernel keeps a parent and its sub-interfaces apart. With host access, a
+// sub-interface in the host, the shim, brings them together: the host routes
+// each container by it, and the containers route the host's addresses by its
+// link-local ones. The LAN does not see it: it answers for nothing but these,
+// and the neighbours that it needs are set, not asked for.
+//
+// A shim is there as long as an endpoint of the parent has host access.
+
+// Access is what host access asks of the kernel.
+type Access interface {
+	EnsureShim(netlinkutil.Shim) error
+	DeleteShim(netlinkutil.Shim) error
+	Reach(netlinkutil.Shim, netlinkutil.HostRoute) error
+	Unreach(s netlinkutil.Shim, addr netip.Addr) error
+	Reached(netlinkutil.Shim) ([]netlinkutil.HostRoute, error)
+	HostAddresses(link string) ([]netip.Addr, error)
+}
+
+// Events tells what changes in the host.
+type Events interface {
+	Changes(ctx context.Context, each func(netlinkutil.Change)) error
+	AddressChanges(ctx context.Context, each func(link int)) error
+}
+
+const (
+	// accessEvery is how often all that host access needs is looked at, should
+	// a change have gone by unheard.
+	accessEvery = time.Minute
+	// accessAfter gathers changes that come together.
+	accessAfter = 100 * time.Millisecond
+)
+
+// access guards what is in the kernel for the host access of one parent.
+type access struct {
+	mu    sync.Mutex
+	ready bool // the shim has been made or looked at
+}
+
+func (d *Driver) accessTo(parent string) *access {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a := d.accesses[parent]
+	if a == nil {
+		a = &access{}
+		d.accesses[parent] = a
+	}
+	return a
+}
+
+// shimName is derived. No endpoint's link has such a name: h is no hex digit.
+func shimName(parent string) string {
+	sum := sha256.Sum256([]byte(parent))
+	return "ulh" + hex.EncodeToString(sum[:6])
+}
+
+// way is how the host and the containers of a network reach each other.
+type way struct {
+	shim      netlinkutil.Shim
+	hosts     []netip.Addr // the host's addresses that containers route to
+	neighbour MAC          // of all containers, where they share one
+}
+
+func (d *Driver) way(n *Network) (way, error) {
+	parent, err := d.kernel.Link(n.parent())
+	if err != nil {
+		return way{}, err
+	}
+	hosts, err := d.kernel.HostAddresses(n.parent())
+	if err != nil {
+		return way{}, err
+	}
+	w := way{hosts: hosts, shim: d.shim(n, parent)}
+	if n.mode().RoutesByLink() {
+		return w, nil // no neighbours, and no router but the kernel itself
+	}
+	w.shim.LinkLocal4, w.shim.LinkLocal6 = d.linkLocal4(parent.Name, hosts), d.linkLocal6(parent.Name)
+	if n.mode().SharesMAC() {
+		w.neighbour = MAC(parent.MAC)
+	}
+	return w, nil
+}
+
+// shim is that of a parent, without its addresses.
+func (d *Driver) shim(n *Network, parent netlinkutil.Link) netlinkutil.Shim {
+	s := netlinkutil.Shim{Name: shimName(n.parent()), Parent: n.parent(), Mode: n.mode(), Alias: d.shimAlias(n.parent())}
+	if n.mode().Kind == mode.Macvlan {
+		base := parent.PermMAC
+		if base == nil {
+			base = parent.MAC
+		}
+		s.Mode = mode.Default
+		s.MAC = net.HardwareAddr(deriveMAC(base, n.parent(), "host access", 0))
+	}
+	return s
+}
+
+func (d *Driver) shimAlias(parent string) string { return d.alias("host access to " + parent) }
+
+// linkLocal4 ends like the host's own address: no other host of the LAN that
+// has a shim comes to the same. Without one it is drawn, in the range of RFC
+// 3927 section 2.1.
+func (d *Driver) linkLocal4(parent string, hosts []netip.Addr) netip.Addr {
+	sum := sha256.Sum256([]byte(d.instance + " " + parent))
+	end := [2]byte{1 + sum[0]%254, sum[1]}
+	for _, h := range hosts {
+		if h.Is4() {
+			b := h.As4()
+			end = [2]byte(b[2:])
+			break
+		}
+	}
+	return netip.AddrFrom4([4]byte{169, 254, end[0], end[1]})
+}
+
+func (d *Driver) linkLocal6(parent string) netip.Addr {
+	sum := sha256.Sum256([]byte(d.instance + " " + parent))
+	a := [16]byte{0: 0xfe, 1: 0x80}
+	copy(a[8:], sum[:8])
+	return netip.AddrFrom16(a)
+}
+
+// hostRoutes are the host's to an endpoint.
+func (w way) hostRoutes(e *Endpoint) (routes []netlinkutil.HostRoute) {
+	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+		if !p.IsValid() {
+			continue
+		}
+		r := netlinkutil.HostRoute{Addr: p.Addr(), MAC: net.HardwareAddr(e.MAC)}
+		if r.MAC == nil {
+			r.MAC = net.HardwareAddr(w.neighbour)
+		}
+		for _, h := range w.hosts {
+			if h.Is4() == p.Addr().Is4() && (!r.Source.IsValid() || p.Contains(h) && !p.Contains(r.Source)) {
+				r.Source = h
+			}
+		}
+		routes = append(routes, r)
+	}
+	return routes
+}
+
+// containerRoutes are an endpoint's to the host.
+func (w way) containerRoutes(e *Endpoint) (routes []Route) {
+	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+		if !p.IsValid() {
+			continue
+		}
+		by := w.shim.LinkLocal4
+		if p.Addr().Is6() {
+			by = w.shim.LinkLocal6
+		}
+		if by.IsValid() {
+			routes = append(routes, Route{Destination: alone(by)})
+		}
+		for _, h := range w.hosts {
+			switch {
+			case h.Is4() != p.Addr().Is4():
+			case by.IsValid():
+				routes = append(routes, Route{Destination: alone(h), NextHop: by})
+			case !p.Contains(h):
+				routes = append(routes, Route{Destination: alone(h)})
+			}
+		}
+	}
+	return routes
+}
+
+// alone is the prefix that holds nothing but an address.
+func alone(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// grant lets the host and an endpoint reach each other, if the network wants it.
+func (d *Driver) grant(n *Network, e *Endpoint) error {
+	if !n.Options.HostAccess {
+		return nil
+	}
+	w, err := d.way(n)
+	if err != nil {
+		return err
+	}
+	a := d.accessTo(n.parent())
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err = a.reach(d.kernel, w, e); errors.Is(err, os.ErrNotExist) {
+		a.ready = false // somebody has deleted the shim
+		err = a.reach(d.kernel, w, e)
+	}
+	return err
+}
+
+// reach makes the routes of an endpoint, and the shim if need be. The caller
+// holds a.mu.
+func (a *access) reach(kernel Kernel, w way, e *Endpoint) error {
+	if !a.ready {
+		if err := kernel.EnsureShim(w.shim); err != nil {
+			return err
+		}
+		a.ready = true
+	}
+	for _, r := range w.hostRoutes(e) {
+		if err := kernel.Reach(w.shim, r); err != nil && !later(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// later tells whether a container does without a route for now: one that the
+// host could not use, until keepAccess comes to it.
+func later(err error) bool {
+	return errors.Is(err, netlinkutil.ErrDown) || errors.Is(err, netlinkutil.ErrNoSource) || errors.Is(err, netlinkutil.ErrUnsupported)
+}
+
+// revoke ends the host access of an endpoint that goes, and with the last of its
+// parent the shim. What fails is mended by keepAccess.
+func (d *Driver) revoke(n *Network, e *Endpoint) {
+	if !n.Options.HostAccess {
+		return
+	}
+	log := d.logOf(n.ID).WithField("endpoint", Short(e.ID))
+	a := d.accessTo(n.parent())
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	shim := d.shim(n, netlinkutil.Link{})
+	if len(d.accessible(n.parent(), e.ID)) == 0 {
+		a.ready = false
+		if err := d.kernel.DeleteShim(shim); err != nil {
+			log.Errorf("link %s of host access stays for now: %v", shim.Name, err)
+		}
+		return
+	}
+	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+		if !p.IsValid() {
+			continue
+		}
+		if err := d.kernel.Unreach(shim, p.Addr()); err != nil {
+			log.Errorf("the host's route to %v stays for now: %v", p.Addr(), err)
+		}
+	}
+}
+
+// accessible are the endpoints of a parent that have host access, but one.
+func (d *Driver) accessible(parent, but string) (all []*Endpoint) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id, e := range d.endpoints {
+		if n := d.networks[e.NetworkID]; id != but && n != nil && n.Options.HostAccess && n.parent() == parent {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+// keepAccess brings the host access of a parent in line with the records.
+func (d *Driver) keepAccess(parent string) error {
+	a := d.accessTo(parent)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	endpoints := d.accessible(parent, "")
+	if len(endpoints) == 0 {
+		return nil // revoke has deleted the shim, or Recover does
+	}
+	n, err := d.network(endpoints[0].NetworkID)
+	if err != nil {
+		return nil // it is being deleted
+	}
+	w, err := d.way(n)
+	if err != nil {
+		return err
+	}
+	a.ready = false
+	if err := d.kernel.EnsureShim(w.shim); err != nil {
+		return err
+	}
+	a.ready = true
+	there, err := d.kernel.Reached(w.shim)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	var wanted []netlinkutil.HostRoute
+	for _, e := range endpoints {
+		wanted = append(wanted, w.hostRoutes(e)...)
+	}
+	for _, r := range there {
+		if !slices.ContainsFunc(wanted, func(o netlinkutil.HostRoute) bool { return o.Addr == r.Addr }) {
+			errs = append(errs, d.kernel.Unreach(w.shim, r.Addr))
+		}
+	}
+	known := map[netip.Addr]netlinkutil.HostRoute{}
+	for _, r := range there {
+		known[r.Addr] = r
+	}
+	for _, r := range wanted {
+		if k, ok := known[r.Addr]; !ok || k.Source != r.Source || !slices.Equal(k.MAC, r.MAC) {
+			if err := d.kernel.Reach(w.shim, r); err != nil && !later(err) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// tryAccess makes a shim and deletes it again, so that what stands against host
+// access is said when the network is made, unless there is one already.
+func (d *Driver) tryAccess(n *Network) error {
+	if !n.Options.HostAccess {
+		return nil
+	}
+	w, err := d.way(n)
+	if err != nil {
+		return err
+	}
+	a := d.accessTo(n.parent())
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(d.accessible(n.parent(), "")) > 0 {
+		return nil
+	}
+	if err := d.kernel.EnsureShim(w.shim); err != nil {
+		return err
+	}
+	return d.kernel.DeleteShim(w.shim)
+}
+
+// recoverShim deletes a shim that no endpoint needs any more.
+func (d *Driver) recoverShim(l netlinkutil.Link) {
+	if len(d.accessible(l.Lower, "")) > 0 {
+		return
+	}
+	d.log.Infof("delete leftover link %s (%s)", l.Name, l.Alias)
+	shim := netlinkutil.Shim{Name: l.Name, Parent: l.Lower, Mode: mode.Default, Alias: l.Alias}
+	if l.Kind == string(mode.IPvlan) {
+		shim.Mode = mode.Mode{Kind: mode.IPvlan, Name: "l2", Flag: "bridge"} // of all, that which leaves most
+	}
+	if err := d.kernel.DeleteShim(shim); err != nil {
+		d.log.Errorf("leftover link %s: %v", l.Name, err)
+	}
+}
+
+// keepAllAccess is keepAccess for all parents. A parent that is away is waited
+// for.
+func (d *Driver) keepAllAccess() {
+	parents := map[string]bool{}
+	d.mu.Lock()
+	for _, e := range d.endpoints {
+		if n := d.networks[e.NetworkID]; n != nil && n.Options.HostAccess {
+			parents[n.parent()] = true
+		}
+	}
+	d.mu.Unlock()
+	for parent := range parents {
+		if err := d.keepAccess(parent); err != nil && !errors.Is(err, os.ErrNotExist) {
+			d.log.Errorf("host access to the containers on %s is not whole: %v", parent, err)
+		}
+	}
+}
+
+// Watch keeps host access whole while links and addresses of the host change,
+// until Close.
+func (d *Driver) Watch(events Events) {
+	changed := make(chan struct{}, 1)
+	poke := func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	listen := func(what string, err error) {
+		if d.ctx.Err() == nil {
+			d.log.Errorf("changes of %s are no longer heard of, and host access may be late to follow them: %v", what, err)
+		}
+	}
+	workers.Go(func() {
+		listen("links", d.kernelChanges(events, poke))
+	})
+	workers.Go(func() {
+		listen("addresses", events.AddressChanges(d.ctx, func(int) { poke() }))
+	})
+	tick := time.NewTicker(accessEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-d.ctx.Done():
+			return
+		case <-changed:
+			select {
+			case <-time.After(accessAfter):
+			case <-d.ctx.Done():
+				return
+			}
+		case <-tick.C:
+		}
+		d.keepAllAccess()
+	}
+}
+
+// kernelChanges pokes at the changes of links that matter: parents and shims.
+func (d *Driver) kernelChanges(events Events, poke func()) error {
+	return events.Changes(d.ctx, func(c netlinkutil.Change) {
+		d.mu.Lock()
+		matters := c.Lost
+		for parent := range d.accesses {
+			matters = matters || parent == c.Link.Name || shimName(parent) == c.Link.Name
+		}
+		d.mu.Unlock()
+		if matters {
+			poke()
+		}
+	})
+}
+
+// sharedRoutes leaves out the routes that a container has from another of its
+// networks already: dockerd fails the start over a second one. It remembers
+// what it gives. Default routes are dockerd's to choose between.
+func (d *Driver) sharedRoutes(ctx context.Context, e *Endpoint, sandbox string, routes []Route) ([]Route, error) {
+	d.mu.Lock()
+	has := map[netip.Prefix]bool{}
+	for id, o := range d.endpoints {
+		if id != e.ID && o.Sandbox == sandbox && sandbox != "" {
+			for _, p := range o.Routes {
+				has[p] = true
+			}
+		}
+	}
+	var given []Route
+	var to []netip.Prefix
+	for _, r := range routes {
+		if r.Destination.Bits() > 0 {
+			if has[r.Destination] {
+				continue
+			}
+			has[r.Destination] = true
+			to = append(to, r.Destination)
+		}
+		given = append(given, r)
+	}
+	if len(to) == 0 && len(e.Routes) == 0 {
+		d.mu.Unlock()
+		return given, nil
+	}
+	joined := *e
+	joined.Sandbox, joined.Routes = sandbox, to
+	d.replace(e, &joined)
+	submitted := d.store.Submit(put(endpointBucket, e.ID, &joined))
+	d.mu.Unlock()
+	if err := written(ctx, submitted); err != nil {
+		return nil, fmt.Errorf("endpoint %s: %w", Short(e.ID), err)
+	}
+	return given, nil
+}
