@@ -82,6 +82,7 @@ func raw() (map[int]*nl.SocketHandle, error) {
 	}
 	late := unix.NsecToTimeval(Timeout.Nanoseconds())
 	_, _ = s.SetSendTimeout(&late), s.SetReceiveTimeout(&late) // these only note it
+	_ = s.SetExtAck(true)                                      // for words beside the errno, which no kernel must have
 	return map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}, nil
 }
 

@@ -106,7 +106,7 @@ func (h *Host) group(s Shim, k netlink.Link) (nexthops, error) {
 	// Of a group that had but the parent left, the bucket is the parent's. It is
 	// the shim's again at once, and not after two quiet minutes, if it counts as
 	// idle at once.
-	table := nl.NewRtAttr(nhaResGroup, nil)
+	table := nl.NewRtAttr(nhaResGroup|unix.NLA_F_NESTED, nil)
 	table.AddRtAttr(nhaResGroupBuckets, nl.Uint16Attr(1))
 	table.AddRtAttr(nhaResGroupIdleTimer, nl.Uint32Attr(0))
 	return g, h.change(unix.RTM_NEWNEXTHOP, flags, nhmsg{unix.AF_UNSPEC, protocol},

@@ -249,7 +249,7 @@ func (h *Host) Reach(s Shim, r HostRoute) error {
 	var g nexthops
 	if s.Grouped(r.Addr) {
 		if g, err = h.group(s, k); err != nil {
-			return h.refusal(s, r, err)
+			return h.refusal(s, HostRoute{Addr: r.Addr}, fmt.Errorf("nexthops: %w", err))
 		}
 	}
 	if r.MAC != nil && s.Neighbours() {
