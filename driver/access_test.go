@@ -456,6 +456,29 @@ func TestProxy(t *testing.T) {
 	refused(t, b.CreateNetwork(ctx, internal), "announce=proxy does not go with --internal")
 }
 
+func TestRouterRoutes(t *testing.T) {
+	b := newBench(t)
+	b.hostIsOnLAN()
+	n := lan("net", "eth0", ipvlan("l3"))
+	n.Subnets = []Subnet{{Prefix: netip.MustParsePrefix("10.1.0.0/24")}, {Prefix: netip.MustParsePrefix("fd00:1::/64")}}
+	want := "[ip route add 10.1.0.0/24 via 192.168.50.2 ip -6 route add fd00:1::/64 via fd00:50::2]"
+	if got := fmt.Sprint(b.RouterRoutes(&n)); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	proxied, internal, l2 := n, n, n
+	proxied.Options.Proxy = true
+	internal.Internal = true
+	l2.Options.Mode = ipvlan("l2")
+	inside := lan("net", "eth0", ipvlan("l3"))
+	away := n
+	away.Options.Parent = "eth9"
+	for _, o := range []Network{proxied, internal, l2, inside, away} {
+		if got := b.RouterRoutes(&o); got != nil {
+			t.Errorf("%+v: %v", o, got)
+		}
+	}
+}
+
 func TestWatchEnds(t *testing.T) {
 	b := newBench(t)
 	done := make(chan struct{})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 
 	"underlay/internal/mode"
@@ -108,7 +109,37 @@ func (d *Driver) CreateNetwork(ctx context.Context, req Network) error {
 		return err
 	}
 	d.logOf(n.ID).Infof("network made: %v on %s", n.mode(), n.parent())
+	for _, command := range d.RouterRoutes(n) {
+		d.logOf(n.ID).Infof("the LAN reaches its containers once the router knows them: %s", command)
+	}
 	return nil
+}
+
+// RouterRoutes are the commands that make a LAN's router know the containers of
+// an l3 network, which the LAN cannot ask for: "ip route add 10.1.0.0/24 via
+// 192.168.50.2". Other networks need none, and neither does one that is proxied
+// or in the LAN's own subnet, to which the router has a route.
+func (d *Driver) RouterRoutes(n *Network) (commands []string) {
+	if !n.mode().RoutesByLink() || n.isolated() || n.Options.Proxy {
+		return nil
+	}
+	hosts, err := d.kernel.HostAddresses(n.parent())
+	if err != nil {
+		return nil // the parent is away
+	}
+	for _, s := range n.Subnets {
+		family := func(a netip.Addr) bool { return a.Is4() == s.Prefix.Addr().Is4() }
+		i := slices.IndexFunc(hosts, family)
+		if i < 0 || slices.ContainsFunc(hosts, s.Prefix.Contains) {
+			continue
+		}
+		ip := "ip"
+		if hosts[i].Is6() {
+			ip = "ip -6"
+		}
+		commands = append(commands, fmt.Sprintf("%s route add %v via %v", ip, s.Prefix.Masked(), hosts[i]))
+	}
+	return commands
 }
 
 // check refuses options that do not go with what else Docker says of a network.

@@ -26,7 +26,7 @@ func (b *bench) fill(held, resting int, networks ...string) driver.Endpoint {
 	b.t.Helper()
 	known := map[string]driver.Network{}
 	for _, n := range must[State](b, "Underlay.State", nil).Networks {
-		known[n.ID] = n
+		known[n.ID] = n.Network
 	}
 	b.stop()
 	s, err := store.Open(filepath.Join(b.config.State, StateFile))

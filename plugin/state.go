@@ -20,18 +20,30 @@ const (
 
 // State is StatePath's answer.
 type State struct {
-	Version string `json:"version"`
-	driver.State
-	Pools []ipam.PoolState `json:"pools"`
-	LANs  []probe.Health   `json:"lans,omitempty"` // the links that are listened on
+	Version   string            `json:"version"`
+	Networks  []NetworkState    `json:"networks"`
+	Endpoints []driver.Endpoint `json:"endpoints"`
+	Pools     []ipam.PoolState  `json:"pools"`
+	LANs      []probe.Health    `json:"lans,omitempty"` // the links that are listened on
+}
+
+// NetworkState is a network, and what it lacks of others.
+type NetworkState struct {
+	driver.Network
+	RouterRoutes []string `json:"routerRoutes,omitempty"` // commands for the LAN's router; see driver.RouterRoutes
 }
 
 func (p *Plugin) routeState() {
 	at(p.server, StatePath, func(context.Context, none) (State, error) {
+		known := p.parts.driver.Snapshot()
 		s := State{
-			Version: p.config.Version,
-			State:   p.parts.driver.Snapshot(),
-			Pools:   p.parts.ipam.Snapshot().Pools,
+			Version:   p.config.Version,
+			Networks:  []NetworkState{},
+			Endpoints: known.Endpoints,
+			Pools:     p.parts.ipam.Snapshot().Pools,
+		}
+		for _, n := range known.Networks {
+			s.Networks = append(s.Networks, NetworkState{n, p.parts.driver.RouterRoutes(&n)})
 		}
 		if p.parts.prober != nil {
 			s.LANs = p.parts.prober.Health()
