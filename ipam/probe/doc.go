@@ -8,8 +8,15 @@
 // no probe ever carries its candidate as the sender: no neighbour's cache is
 // touched by a question. CAP_NET_RAW is all it takes.
 //
+// It also answers for addresses that the LAN is to find at the link although no
+// kernel says so: those of ipvlan links in l3 and l3s mode (Answer). That takes a
+// socket more, which sees a question before an ipvlan link swallows it, and for
+// IPv6 the membership in the addresses' multicast groups, so that a switch lets
+// the question through.
+//
 // What cannot be heard: a machine that is switched off; a macvlan link of this
 // same host, since the kernel passes nothing between a parent and its macvlan
-// links; and, where a macvlan link in passthru mode is on the parent, IPv4
-// answers, which go to that link alone.
+// links; where a macvlan link in passthru mode is on the parent, IPv4 answers,
+// which go to that link alone; and who announces or claims the address of an
+// ipvlan link in l3 mode, unless it is answered for.
 package probe
