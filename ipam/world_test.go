@@ -146,12 +146,13 @@ func (w *world) end(rt *rapid.T) {
 	if len(w.pending) == 0 {
 		rt.Skip("none is being created")
 	}
+	k := rapid.IntRange(0, len(w.pending)-1).Draw(rt, "which")
 	if rapid.IntRange(0, 2).Draw(rt, "fails") > 0 {
-		w.exists(0)
+		w.exists(k)
 		return
 	}
-	n := w.pending[0]
-	w.pending = w.pending[1:]
+	n := w.pending[k]
+	w.pending = slices.Delete(w.pending, k, k+1)
 	if rapid.Bool().Draw(rt, "alone") {
 		for _, a := range n.reserved {
 			w.must(w.ReleaseAddress(w.t.Context(), n.pool, a))
