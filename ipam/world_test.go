@@ -865,7 +865,7 @@ func TestWorld(t *testing.T) {
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld(t, rt)
-		defer func() { w.Close(); w.store.Close() }()
+		defer func() { w.Close(); w.store.Close(); os.Remove(w.path) }() // memory may be scarce
 		w.create(rt)
 		rt.Repeat(map[string]func(*rapid.T){
 			"":               w.check,
