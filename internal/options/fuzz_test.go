@@ -103,6 +103,8 @@ func FuzzParseNetwork(f *testing.F) {
 	for _, seed := range []string{
 		"", "parent=eth0.10;macvlan_mode=vepa;bcqueuelen=5;" + MTUKey + "=1400", "ipvlan_mode=l3s;ipvlan_flag=private", "ipvlan_flag=vepa",
 		"macvlan_mode=bridge;ipvlan_mode=l2", "parnet=eth0", "parent=eth0:1", MTUKey + "=67",
+		"parent=bond0;vlan=10;host_access=true;no_default_route=true;routes=10.20.0.0/16 via 192.168.50.254, 10.30.0.0/16,fd00:1::/64 via fe80::1",
+		"parent=eth0;ipvlan_mode=l3;announce=proxy;routes=10.0.0.0/8", "vlan=4095;parent=eth0", "parent=eth0;routes=0.0.0.0/0 via 10.0.0.1",
 	} {
 		f.Add(seed)
 	}
@@ -113,7 +115,15 @@ func FuzzParseNetwork(f *testing.F) {
 			return
 		}
 		if utf8.ValidString(n.Parent) {
-			checkJSON(t, n)
+			checkJSON(t, n, compare...)
+		}
+		if n.VLAN < 0 || n.VLAN > maxVLAN || len(VLANName(n.Parent, n.VLAN)) > nameSize || len(n.Routes) > maxRoutes {
+			t.Errorf("out of range: %+v", n)
+		}
+		for _, r := range n.Routes {
+			if r.To != r.To.Masked() || r.To.Bits() == 0 || r.Via.IsValid() && r.Via.Is4() != r.To.Addr().Is4() {
+				t.Errorf("route %v", r)
+			}
 		}
 		if len(n.Parent) > nameSize || strings.ContainsAny(n.Parent, "/:% \t\n\x00") {
 			t.Errorf("parent %q", n.Parent)
