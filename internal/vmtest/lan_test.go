@@ -59,6 +59,14 @@ func do(t *testing.T, p place, script string) string {
 	return out
 }
 
+// eth0Addresses are lines that give the Docker host's eth0 back what it loses
+// when it or its addresses go.
+const eth0Addresses = `
+ip addr replace 192.168.50.2/24 dev eth0
+ip addr replace fd00:50::2/64 dev eth0 nodad
+ip route replace default via 192.168.50.1
+ip -6 route show default | grep -q "via fd00:50::1 " || ip -6 route append default via fd00:50::1 dev eth0`
+
 func buildLAN() error {
 	steps := []struct {
 		in     place
@@ -98,7 +106,7 @@ ip link set eth0.10 up
 ip route add 192.168.60.0/24 via 192.168.50.2
 ip route add fd00:60::/64 via fd00:50::2`},
 		{"host1", `
-sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.eth0.accept_dad=0
+sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.eth0.accept_dad=0 net.ipv6.conf.eth0.accept_ra=0
 ip addr add 192.168.50.3/24 dev eth0
 ip addr add fd00:50::3/64 dev eth0 nodad
 ip link set eth0 up

@@ -3,7 +3,6 @@
 package vmtest
 
 import (
-	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -84,12 +83,7 @@ func TestNoSubnet(t *testing.T) {
 // router advertisements is.
 func TestLinkLocalRouter(t *testing.T) {
 	b := begin(t)
-	var router string
-	for _, a := range links(t, "router")["eth0"].Addrs {
-		if addr := netip.MustParseAddr(a.Local); addr.Is6() && addr.IsLinkLocalUnicast() {
-			router = a.Local
-		}
-	}
+	router := linkLocal(t, "router").String()
 	do(t, "", "ip -6 route del default; ip -6 route add default via "+router+" dev eth0")
 	defer do(t, "", "ip -6 route del default; ip -6 route add default via "+router6)
 	b.named("--ipv6", "-o", "parent=eth0", "lan")

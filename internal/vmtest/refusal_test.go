@@ -99,7 +99,12 @@ ip link set port9 master br9`)
 // to change nothing.
 func networkRefused(t *testing.T, args []string, says ...string) {
 	t.Helper()
-	before := picture(t)
+	networkRefusedFrom(t, picture(t), args, says...)
+}
+
+// networkRefusedFrom is networkRefused with the picture from before.
+func networkRefusedFrom(t *testing.T, before string, args []string, says ...string) {
+	t.Helper()
 	out, err := tryDocker(append(append([]string{"network", "create", "-d", plugin, "--ipam-driver", plugin}, args...), "refused")...)
 	if err == nil {
 		tryDocker("network", "rm", "refused")
