@@ -1,6 +1,7 @@
 package netlinkutil_test
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -108,4 +109,64 @@ func BenchmarkFollow(b *testing.B) {
 		w.Vanish(s.Name)
 	}
 	b.ReportMetric(float64(late.Microseconds())/float64(b.N), "late-µs")
+}
+
+// BenchmarkReach times what a container with both families costs the host's
+// access to it, and what the first and last of a parent cost.
+func BenchmarkReach(b *testing.B) {
+	for _, m := range []mode.Mode{mode.Default, l2, l3} {
+		for _, held := range []int{0, 1000} {
+			b.Run(fmt.Sprintf("%s/held=%d", m, held), func(b *testing.B) {
+				w := newKernel(b)
+				w.needs(b, string(m.Kind))
+				w.AddNIC("eth0")
+				address(w, "eth0", "192.168.50.2/24", "2001:db8:50::2/64")
+				w.enter(b)
+				s := shim(m)
+				must(w.EnsureShim(s))
+				for i := range held {
+					r := netlinkutil.HostRoute{Addr: netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})}
+					if s.Neighbours() {
+						r.MAC = mac(1)
+					}
+					must(w.Reach(s, r))
+				}
+				rs := hosts(s, "192.168.50.50 192.168.50.2", "2001:db8:50::50 2001:db8:50::2")
+				var parts [5]time.Duration
+				for b.Loop() {
+					for i, part := range []func() error{
+						func() error { return cmp.Or(w.Reach(s, rs[0]), w.Reach(s, rs[1])) },
+						func() error { return cmp.Or(w.Reach(s, rs[0]), w.Reach(s, rs[1])) },
+						func() error { return w.EnsureShim(s) },
+						func() error { _, err := w.Reached(s); return err },
+						func() error { return cmp.Or(w.Unreach(s, rs[0].Addr), w.Unreach(s, rs[1].Addr)) },
+					} {
+						start := time.Now()
+						must(part())
+						parts[i] += time.Since(start)
+					}
+				}
+				for i, name := range []string{"reach", "again", "ensure", "reached", "unreach"} {
+					b.ReportMetric(float64(parts[i].Microseconds())/float64(b.N), name+"-µs")
+				}
+			})
+		}
+		b.Run(m.String()+"/shim", func(b *testing.B) {
+			w := newKernel(b)
+			w.needs(b, string(m.Kind))
+			w.AddNIC("eth0")
+			w.enter(b)
+			s := shim(m)
+			var parts [2]time.Duration
+			for b.Loop() {
+				for i, part := range []func() error{func() error { return w.EnsureShim(s) }, func() error { return w.DeleteShim(s) }} {
+					start := time.Now()
+					must(part())
+					parts[i] += time.Since(start)
+				}
+			}
+			b.ReportMetric(float64(parts[0].Microseconds())/float64(b.N), "make-µs")
+			b.ReportMetric(float64(parts[1].Microseconds())/float64(b.N), "delete-µs")
+		})
+	}
 }

@@ -179,6 +179,14 @@ func (h *Host) equip(s Shim, k netlink.Link) error {
 			return err
 		}
 	}
+	// What announces names by multicast (avahi, systemd-resolved) leaves a link
+	// without this flag out, and does not tell the LAN its addresses. The kernel
+	// itself does not mind it for NDP.
+	if k.Attrs().RawFlags&unix.IFF_MULTICAST != 0 {
+		if err := tell(func() error { return h.nl.LinkSetMulticastOff(k) }); err != nil {
+			return Explain(err, "", "turning multicast off on link "+s.Name)
+		}
+	}
 	if k.Attrs().Flags&net.FlagUp == 0 {
 		if err := tell(func() error { return h.nl.LinkSetUp(k) }); err != nil {
 			return Explain(err, "", "setting link "+s.Name+" up")

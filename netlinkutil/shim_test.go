@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"underlay/internal/mode"
@@ -421,6 +424,7 @@ func testReachShim(t *testing.T, w world, s netlinkutil.Shim) {
 	wantReached(t, w, s, nil)
 	ok(t, w.SetUp(s.Name))
 	wantReached(t, w, s, nil)
+	wantOut(t, w, "192.168.50.50", "eth0") // by what is left of the nexthops, and busy
 	ok(t, w.EnsureShim(s))
 	reach(t, w, s, rs)
 	wantReached(t, w, s, rs)
@@ -445,6 +449,11 @@ func testReachAddresses(t *testing.T, w world, s netlinkutil.Shim) {
 	w.DropAddress("eth0", rs[1].Source)
 	bare := rs[1]
 	bare.Source = netip.Addr{}
+	// Linux 6.1 leaves the route its source, for it is by another link.
+	if got, err := w.Reached(s); err != nil || len(got) != 1 || got[0].Source != rs[1].Source {
+		wantReached(t, w, s, []netlinkutil.HostRoute{bare})
+	}
+	ok(t, w.Reach(s, bare))
 	wantReached(t, w, s, []netlinkutil.HostRoute{bare})
 	address(w, "eth0", "192.168.50.2/24", "2001:db8:50::2/64")
 	reach(t, w, s, rs)
@@ -540,5 +549,172 @@ func testAddressChanges(t *testing.T, w world) {
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("ended with %v", err)
+	}
+}
+
+// TestReadOnly is about a host whose settings cannot be written, as those of a
+// managed plugin without its mount.
+func TestReadOnly(t *testing.T) {
+	w := newKernel(t)
+	w.needs(t, "macvlan")
+	w.AddNIC("eth0")
+	failed := make(chan error)
+	go func() { // whose thread ends with it
+		runtime.LockOSThread()
+		failed <- func() error {
+			if err := netns.Set(w.here); err != nil {
+				return err
+			}
+			if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+				return err
+			}
+			for _, m := range []struct {
+				from, to string
+				flags    uintptr
+			}{
+				{"", "/", unix.MS_REC | unix.MS_PRIVATE},
+				{"/proc/sys", "/proc/sys", unix.MS_BIND},
+				{"", "/proc/sys", unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
+			} {
+				if err := unix.Mount(m.from, m.to, "", m.flags, ""); err != nil {
+					return fmt.Errorf("mounting %s: %w", m.to, err)
+				}
+			}
+			w.Host.Close()
+			var err error
+			w.Host, err = netlinkutil.Open()
+			return err
+		}()
+	}()
+	if err := <-failed; err != nil {
+		lack(t, "leave to mount: "+err.Error())
+	}
+	s := shim(mode.Default)
+	refused(t, w.EnsureShim(s), netlinkutil.ErrPermission, "net.ipv6.conf.ulh-1.accept_ra", "default route", "/sysctl/net")
+	wantNames(t, w, "eth0")
+	w.Sysctl(t, "net.ipv6.conf.default.accept_ra", "0")
+	address(w, "eth0", "192.168.50.2/24", "2001:db8:50::2/64")
+	reached(t, w, s)
+}
+
+// TestHostAccess is about what it is all for: host and container talk to each
+// other, by the host's own addresses, though rp_filter is strict.
+func TestHostAccess(t *testing.T) {
+	for _, m := range []mode.Mode{mode.Default, l2, l3, l3s} {
+		t.Run(m.String(), func(t *testing.T) {
+			w := newKernel(t)
+			w.needs(t, string(m.Kind))
+			for _, name := range []string{"all", "default"} {
+				w.Sysctl(t, "net.ipv4.conf."+name+".rp_filter", "1")
+			}
+			w.AddNIC("eth0")
+			address(w, "eth0", "192.168.50.2/24", "2001:db8:50::2/64")
+			s := shim(m)
+			if m.RoutesByLink() {
+				s.LinkLocal4, s.LinkLocal6 = netip.Addr{}, netip.Addr{}
+			}
+			ok(t, w.SetUp("lo")) // l3 comes in by it
+			ok(t, w.EnsureShim(s))
+			c := add(t, w, sub("ul-1", m))
+			must(w.Move("ul-1"))
+			must(w.there.LinkSetUp(w.findAway("lo")))
+			l := w.findAway("ul-1")
+			for _, p := range []string{"192.168.50.50/24", "2001:db8:50::50/64"} {
+				must(w.there.AddrAdd(l, &netlink.Addr{IPNet: ipnet(netip.MustParsePrefix(p)), Flags: unix.IFA_F_NODAD}))
+			}
+			for _, pair := range []string{"192.168.50.50 192.168.50.2", "2001:db8:50::50 2001:db8:50::2"} {
+				r := host(s, pair)
+				if s.Neighbours() {
+					r.MAC = c.MAC
+					by := s.LinkLocal4
+					if r.Addr.Is6() {
+						by = s.LinkLocal6
+					}
+					for _, r := range []netlink.Route{
+						{LinkIndex: l.Attrs().Index, Dst: ipnet(netip.PrefixFrom(by, by.BitLen())), Scope: unix.RT_SCOPE_LINK},
+						{LinkIndex: l.Attrs().Index, Dst: ipnet(netip.PrefixFrom(r.Source, by.BitLen())), Gw: by.AsSlice()},
+					} {
+						must(w.there.RouteAdd(&r))
+					}
+				}
+				ok(t, w.Reach(s, r))
+				for _, way := range []struct {
+					from, to netns.NsHandle
+					name     string
+					src, dst netip.Addr
+				}{
+					{w.here, w.other, "host to container", r.Source, r.Addr},
+					{w.other, w.here, "container to host", r.Addr, r.Source},
+				} {
+					if got, err := talk(way.from, way.to, way.dst); err != nil || got != way.src {
+						t.Errorf("%s, to %s: heard from %v, %v; want %s", way.name, way.dst, got, err, way.src)
+					}
+				}
+			}
+		})
+	}
+}
+
+// talk sends a word to a server on that address, waits for the answer, and
+// tells from where the server heard it.
+func talk(from, to netns.NsHandle, addr netip.Addr) (heard netip.Addr, err error) {
+	var server net.PacketConn
+	err = within(to, func() (err error) {
+		server, err = net.ListenPacket("udp", netip.AddrPortFrom(addr, 0).String())
+		return err
+	})
+	if err != nil {
+		return heard, err
+	}
+	defer server.Close()
+	go func() {
+		b := make([]byte, 9)
+		for {
+			_, peer, err := server.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			server.WriteTo([]byte(peer.(*net.UDPAddr).AddrPort().Addr().Unmap().String()), peer)
+		}
+	}()
+	var c net.Conn
+	err = within(from, func() (err error) {
+		c, err = net.Dial("udp", server.LocalAddr().String())
+		return err
+	})
+	if err != nil {
+		return heard, err
+	}
+	defer c.Close()
+	b := make([]byte, 64)
+	for range 30 { // the first may fall into IPv6's own start
+		c.SetDeadline(time.Now().Add(100 * time.Millisecond))
+		if _, err = c.Write([]byte("word")); err != nil {
+			continue
+		}
+		var n int
+		if n, err = c.Read(b); err == nil {
+			return netip.ParseAddr(string(b[:n]))
+		}
+	}
+	return heard, err
+}
+
+// TestHosts is about addresses that are hard to come by.
+func TestHosts(t *testing.T) {
+	at := func(link int, addr string, flags uint32) netlinkutil.Address {
+		a := netip.MustParseAddr(addr)
+		return netlinkutil.Address{Link: link, Addr: a, Prefix: netip.PrefixFrom(a, a.BitLen()), Flags: flags}
+	}
+	a := netlinkutil.Addressing{
+		Addresses: []netlinkutil.Address{
+			at(2, "10.0.0.3", unix.IFA_F_SECONDARY), at(2, "10.0.0.1", unix.IFA_F_PERMANENT), at(2, "10.0.0.9", unix.IFA_F_DEPRECATED),
+			at(2, "169.254.1.1", unix.IFA_F_PERMANENT), at(3, "2001:db8::3", 0),
+			at(2, "2001:db8::1", unix.IFA_F_TENTATIVE), at(2, "2001:db8::2", unix.IFA_F_TEMPORARY), at(2, "2001:db8::4", unix.IFA_F_DADFAILED), at(2, "fe80::1", 0),
+		},
+		Routes: []netlinkutil.Route{{To: default6, Hops: []netlinkutil.Hop{{Link: 3}}}},
+	}
+	if got := fmt.Sprint(a.Hosts(2)); got != "[10.0.0.1 10.0.0.3 2001:db8::3]" {
+		t.Errorf("got %s", got)
 	}
 }

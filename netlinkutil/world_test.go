@@ -223,6 +223,13 @@ func (w *kernelWorld) find(name string) netlink.Link {
 	return l
 }
 
+// findAway is find in the container.
+func (w *kernelWorld) findAway(name string) netlink.Link {
+	l, err := w.there.LinkByName(name)
+	must(err)
+	return l
+}
+
 // AddNIC makes a veth pair; its far end is the name with a p.
 func (w *kernelWorld) AddNIC(name string) {
 	a := netlink.NewLinkAttrs()
@@ -395,17 +402,33 @@ func (w *kernelWorld) AddTemporary(t *testing.T, link string, p netip.Prefix) {
 }
 
 // inside runs do in the host's netns, on a thread that ends with it.
-func (w *kernelWorld) inside(do func() error) error {
+func (w *kernelWorld) inside(do func() error) error { return within(w.here, do) }
+
+func within(ns netns.NsHandle, do func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		err := netns.Set(w.here)
+		err := netns.Set(ns)
 		if err == nil {
 			err = do()
 		}
 		done <- err
 	}()
 	return <-done
+}
+
+// enter takes a benchmark into the host's netns, where underlay itself is: the
+// kernel keeps no dentries of the settings of another one.
+func (w *kernelWorld) enter(b *testing.B) {
+	runtime.LockOSThread()
+	before, err := netns.Get()
+	must(err)
+	must(netns.Set(w.here))
+	b.Cleanup(func() {
+		must(netns.Set(before))
+		before.Close()
+		runtime.UnlockOSThread()
+	})
 }
 
 func (w *kernelWorld) DropAddress(link string, a netip.Addr) {

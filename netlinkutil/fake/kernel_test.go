@@ -135,6 +135,70 @@ routes:
 	}
 }
 
+// TestStringOfShims is the same, of what the driver does for host access.
+func TestStringOfShims(t *testing.T) {
+	k := fake.New()
+	k.AddNIC("eth0")
+	k.AddNIC("eth1")
+	k.AddAddress("eth0", netip.MustParsePrefix("192.168.50.2/24"))
+	_, err := k.EnsureVLAN("eth0.10", "eth0", 10, netlinkutil.Dot1AD, "underlay parent")
+	ok(t, err)
+	_, err = k.EnsureVLAN("eth0.10.20", "eth0.10", 20, netlinkutil.Dot1Q, "underlay parent")
+	ok(t, err)
+	bridge := netlinkutil.Shim{
+		Name: "ulh-0", Parent: "eth0", Mode: mode.Default, MAC: net.HardwareAddr{2, 0x42, 10, 0, 0, 0x51}, Alias: "underlay host access to eth0",
+		LinkLocal4: netip.MustParseAddr("169.254.50.2"), LinkLocal6: netip.MustParseAddr("fe80::51"),
+	}
+	l2 := netlinkutil.Shim{Name: "ulh-1", Parent: "eth1", Mode: mode.Mode{Kind: mode.IPvlan, Name: "l2", Flag: "bridge"}, Alias: "underlay host access to eth1"}
+	for _, s := range []netlinkutil.Shim{bridge, l2} {
+		ok(t, k.EnsureShim(s))
+		for _, a := range []string{"192.168.50.50", "2001:db8:50::50"} {
+			r := netlinkutil.HostRoute{Addr: netip.MustParseAddr(a), MAC: net.HardwareAddr{2, 0x42, 10, 0, 0, 0x50}}
+			if s.Name == "ulh-1" {
+				r.Addr = r.Addr.Next()
+			} else if r.Addr.Is4() {
+				r.Source = netip.MustParseAddr("192.168.50.2")
+			}
+			ok(t, k.Reach(s, r))
+		}
+	}
+	const want = `2 eth0 device 00:16:3e:00:00:02 mtu 1500 up 192.168.50.2/24
+3 eth1 device 00:16:3e:00:00:03 mtu 1500 up
+4 eth0.10 vlan 10 802.1ad on eth0 00:16:3e:00:00:02 mtu 1500 up "underlay parent"
+5 eth0.10.20 vlan 20 on eth0.10 00:16:3e:00:00:02 mtu 1500 up "underlay parent"
+6 ulh-0 macvlan bridge on eth0 02:42:0a:00:00:51 mtu 1500 up 169.254.50.2/32 fe80::51/64 "underlay host access to eth0"
+7 ulh-1 ipvlan l2 on eth1 00:16:3e:00:00:03 mtu 1500 up "underlay host access to eth1"
+routes:
+192.168.50.50/32 on ulh-0 src 192.168.50.2 of underlay
+2001:db8:50::50/128 on ulh-0 of underlay
+192.168.50.51/32 on ulh-1 or eth1 of underlay
+2001:db8:50::51/128 on ulh-1 of underlay
+neighbours:
+192.168.50.50 on ulh-0 is 02:42:0a:00:00:50
+2001:db8:50::50 on ulh-0 is 02:42:0a:00:00:50
+192.168.50.51 on ulh-1 is 02:42:0a:00:00:50
+2001:db8:50::51 on ulh-1 is 02:42:0a:00:00:50
+`
+	if diff := cmp.Diff(want, k.String()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	ok(t, k.DeleteShim(bridge))
+	k.Set("eth1", func(l *netlinkutil.Link) { l.Up = false })
+	ok(t, k.DeleteLink("eth0.10"))
+	const rest = `2 eth0 device 00:16:3e:00:00:02 mtu 1500 up 192.168.50.2/24
+3 eth1 device 00:16:3e:00:00:03 mtu 1500 down
+7 ulh-1 ipvlan l2 on eth1 00:16:3e:00:00:03 mtu 1500 up "underlay host access to eth1"
+routes:
+2001:db8:50::51/128 on ulh-1 of underlay
+neighbours:
+192.168.50.51 on ulh-1 is 02:42:0a:00:00:50
+2001:db8:50::51 on ulh-1 is 02:42:0a:00:00:50
+`
+	if diff := cmp.Diff(rest, k.String()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
 func TestFail(t *testing.T) {
 	k := fake.New()
 	k.AddNIC("eth0")
