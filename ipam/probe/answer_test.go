@@ -136,6 +136,31 @@ func (s *space) neigh(a string) string {
 	return s.output("neigh", "show", a, "dev", "eth0")
 }
 
+// confirms has s ask whether a is still at m, that machine alone, until it is
+// told so: the kernel gives up early while its own address is tentative.
+func (s *space) confirms(a string, m net.HardwareAddr) {
+	s.t.Helper()
+	s.ip("neigh replace " + a + " lladdr " + m.String() + " dev eth0 nud probe")
+	eventually(s.t, a+" confirmed", func() bool {
+		now := s.neigh(a)
+		if !strings.Contains(now, "PROBE") && !strings.Contains(now, "REACHABLE") {
+			s.ip("neigh replace " + a + " lladdr " + m.String() + " dev eth0 nud probe")
+		}
+		return strings.Contains(now, "REACHABLE")
+	})
+}
+
+// patient is probe for those who are sure to answer, on a machine that may be
+// busy.
+func (p *prober) patient(t testing.TB, as ...netip.Addr) map[netip.Addr]net.HardwareAddr {
+	t.Helper()
+	used, err := p.Probe(context.Background(), "eth0", as, 8*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return used
+}
+
 // proxy is a host that has addresses, and whose kernel says nothing of them on
 // eth0: as it is for those of ipvlan links in l3 mode.
 func (l *lan) proxy(inner ...string) *space {
@@ -201,8 +226,7 @@ func TestAnswerUnicast(t *testing.T) {
 	other := l.host("10.9.0.7/24", "fd00:9::7/64")
 	me.prober().Answer(map[string][]netip.Addr{"eth0": addrs("10.9.0.5", "fd00:9::5")})
 	for _, a := range []string{"10.9.0.5", "fd00:9::5"} {
-		other.ip("neigh replace " + a + " lladdr " + me.mac("eth0").String() + " dev eth0 nud probe")
-		eventually(t, a+" confirmed", func() bool { return strings.Contains(other.neigh(a), "REACHABLE") })
+		other.confirms(a, me.mac("eth0"))
 	}
 }
 
@@ -216,7 +240,7 @@ func TestAnswerDefends(t *testing.T) {
 	p.Watch([]string{"eth0"})
 	mine := addrs("10.9.0.5", "fd00:9::5")
 	p.Answer(map[string][]netip.Addr{"eth0": mine})
-	used := other.prober().probe(t, mine...)
+	used := other.prober().patient(t, mine...)
 	for _, a := range mine {
 		if used[a].String() != me.mac("eth0").String() {
 			t.Errorf("%s is at %q for who probes", a, used[a])
@@ -245,7 +269,7 @@ func TestAnswerOwn(t *testing.T) {
 			t.Errorf("%s: %v, %v", link, used, err)
 		}
 	}
-	if n := len(other.prober().probe(t, mine...)); n != 2 {
+	if n := len(other.prober().patient(t, mine...)); n != 2 {
 		t.Errorf("another machine got %d answers", n)
 	}
 	p.mu.Lock()
@@ -488,8 +512,8 @@ func TestSnooping(t *testing.T) {
 	answered := func(a netip.Addr) {
 		t.Helper()
 		// A bridge is slow for a while after hundreds of groups were left.
-		if used, err := asker.Probe(context.Background(), "eth0", []netip.Addr{a}, 6*time.Second); err != nil || len(used) != 1 {
-			t.Errorf("%s is not answered for: %v", a, err)
+		if used := asker.patient(t, a); len(used) != 1 {
+			t.Errorf("%s is not answered for", a)
 		}
 	}
 	for _, a := range []netip.Addr{six[0], six[1], six[len(six)-1]} {
@@ -516,7 +540,7 @@ func TestAnswerNoIPv6(t *testing.T) {
 	p.kernel.roll = func() (int, error) { return 0, os.NewSyscallError("socket", unix.EAFNOSUPPORT) }
 	for _, all := range [][]netip.Addr{addrs("10.9.0.5"), addrs("10.9.0.5", "fd00:9::5"), addrs("10.9.0.5", "fd00:9::5", "fd00:9::6")} {
 		p.Answer(map[string][]netip.Addr{"eth0": all})
-		if used := other.prober().probe(t, all...); len(used) != len(all) {
+		if used := other.prober().patient(t, all...); len(used) != len(all) {
 			t.Errorf("%v of %v", used, all)
 		}
 	}
@@ -551,8 +575,7 @@ func TestIPVLAN(t *testing.T) {
 				if !other.reaches(a, 5*time.Second) || !strings.Contains(other.neigh(a), me.mac("eth0").String()) {
 					t.Errorf("%s is not reached: %s", a, other.neigh(a))
 				}
-				other.ip("neigh replace " + a + " lladdr " + me.mac("eth0").String() + " dev eth0 nud probe")
-				eventually(t, a+" confirmed", func() bool { return strings.Contains(other.neigh(a), "REACHABLE") })
+				other.confirms(a, me.mac("eth0"))
 			}
 			// A squatter's announcement is for the container, as far as the link
 			// is concerned.
