@@ -1,7 +1,8 @@
 // Package netlinkutil speaks to the kernel about links: parents, VLAN and
 // dummy parents, and the macvlan and ipvlan sub-interfaces on them; which
-// subnets the host is on by them; and what becomes of them, here and in a
-// container. It is the only package that imports netlink, so that everyone
+// subnets the host is on by them; what becomes of them, here and in a
+// container; and how the host reaches containers, by a sub-interface of its own
+// with a route to each. It is the only package that imports netlink, so that everyone
 // else asks in the words of the domain and gets errors that a person who typed
 // a docker command can act on, not an errno.
 //

@@ -122,7 +122,7 @@ func (h *Host) ungroup(s Shim) error {
 	}
 	for _, id := range []uint32{g.group, g.parent, g.shim} {
 		err := h.change(unix.RTM_DELNEXTHOP, 0, nhmsg{}, nl.NewRtAttr(nhaID, nl.Uint32Attr(id)))
-		if err != nil && !errors.Is(err, unix.ENOENT) {
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EOPNOTSUPP) {
 			return Explain(err, "", "deleting the nexthops of link "+s.Name)
 		}
 	}

@@ -79,7 +79,7 @@ func set(in []*os.Root, name, value string) error {
 // host a second default route. It inherits the parent's MTU. Where the host has
 // no IPv6, the shim has none. A link of its name that is something else is
 // ErrExists; a host whose settings would have the LAN hear of the shim is
-// ErrUnsupported.
+// ErrUnsupported. Of one shim there may be one call at a time.
 func (h *Host) EnsureShim(s Shim) error {
 	if err := s.Check(); err != nil {
 		return err
@@ -105,7 +105,7 @@ func (h *Host) EnsureShim(s Shim) error {
 			return err
 		}
 		if k, err = h.get(s.Name); err == nil {
-			err = h.equip(s, k)
+			err = h.equip(s, k, pk)
 		}
 		if err != nil {
 			return h.undo(s.Name, err)
@@ -115,7 +115,7 @@ func (h *Host) EnsureShim(s Shim) error {
 	if err != nil {
 		return err
 	}
-	return h.equip(s, k)
+	return h.equip(s, k, pk)
 }
 
 // shim is the shim's link: ErrNotFound where it is not there, ErrExists where
@@ -141,7 +141,12 @@ const (
 
 // equip does to a shim all but make it. It changes nothing that is right, as
 // the kernel would tell of it as a change of the link.
-func (h *Host) equip(s Shim, k netlink.Link) error {
+func (h *Host) equip(s Shim, k, parent netlink.Link) error {
+	if mtu := parent.Attrs().MTU; k.Attrs().MTU != mtu { // the parent's has risen; it follows it down by itself
+		if err := tell(func() error { return h.nl.LinkSetMTU(k, mtu) }); err != nil {
+			return Explain(err, "", fmt.Sprintf("setting the MTU of link %s to %d", s.Name, mtu))
+		}
+	}
 	if s.MAC != nil && !bytes.Equal(k.Attrs().HardwareAddr, s.MAC) {
 		if err := tell(func() error { return h.nl.LinkSetHardwareAddr(k, s.MAC) }); err != nil {
 			return Explain(err, "", fmt.Sprintf("setting the MAC address of link %s to %s", s.Name, s.MAC))
@@ -256,7 +261,14 @@ func (h *Host) Reach(s Shim, r HostRoute) error {
 	index := k.Attrs().Index
 	var g nexthops
 	if s.Grouped(r.Addr) {
-		if g, err = h.group(s, k); err != nil {
+		g, err = h.group(s, k)
+		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) { // before Linux 5.3, and 5.12
+			g, err = nexthops{}, Ungrouped(s, func(link string) string { return setting(h.settings.v4, link+"/rp_filter") })
+			if err != nil {
+				return err
+			}
+		}
+		if err != nil {
 			return h.refusal(s, HostRoute{Addr: r.Addr}, fmt.Errorf("nexthops: %w", err))
 		}
 	}

@@ -122,6 +122,17 @@ func (s Shim) Grouped(addr netip.Addr) bool {
 	return s.Mode.Kind == mode.IPvlan && s.Mode.Name == "l2" && addr.Is4()
 }
 
+// Ungrouped is the error of a kernel without such groups, where the parent's
+// rp_filter is strict: the greater of its own and that of all links is 1
+// (Documentation/networking/ip-sysctl.rst). The route goes by the shim alone
+// where it is not.
+func Ungrouped(s Shim, rpFilter func(link string) string) error {
+	if max(rpFilter("all"), rpFilter(s.Parent)) == "1" { // a digit
+		return refuse(ErrUnsupported, "host access: with %s and net.ipv4.conf.%s.rp_filter=1, Linux 5.12 or later is needed; set net.ipv4.conf.all.rp_filter=2, or use macvlan", s.Mode, s.Parent)
+	}
+	return nil
+}
+
 // Check tells why there can be no such route.
 func (r HostRoute) Check() error {
 	switch {

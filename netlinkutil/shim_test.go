@@ -163,12 +163,13 @@ func testShim(t *testing.T, w world, s netlinkutil.Shim) {
 		return c.Link.Name == "eth1"
 	})
 	w.SetDown(s.Name)
+	w.SetMTU("eth0", 9000)
 	s.LinkLocal4 = netip.MustParseAddr("169.254.50.3")
 	if s.MAC != nil {
 		s.MAC = mac(0x52)
 	}
 	ok(t, w.EnsureShim(s))
-	if again := get(t, w, s.Name); !again.Up || again.Index != l.Index || s.MAC != nil && !bytes.Equal(again.MAC, s.MAC) {
+	if again := get(t, w, s.Name); !again.Up || again.Index != l.Index || again.MTU != 9000 || s.MAC != nil && !bytes.Equal(again.MAC, s.MAC) {
 		t.Errorf("put right, it is %+v", again)
 	}
 	for _, a := range []string{"169.254.50.2", "169.254.50.3", "fe80::51"} {

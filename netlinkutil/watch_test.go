@@ -36,6 +36,11 @@ func TestOverrun(t *testing.T) {
 	if c := <-cs; !c.Lost {
 		t.Fatalf("begins with %+v", c)
 	}
+	moved := make(chan int, 1000)
+	go h.AddressChanges(t.Context(), func(index int) { moved <- index })
+	if index := <-moved; index != 0 {
+		t.Fatalf("begins with an address of link %d", index)
+	}
 	// The reader finds its buffer too small while it is held up.
 	if err := unix.SetsockoptInt(h.watch.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil {
 		t.Fatal(err)
@@ -64,6 +69,17 @@ func TestOverrun(t *testing.T) {
 			}
 		case <-late:
 			t.Fatal("nobody says that changes were lost")
+		}
+		break
+	}
+	for late := time.After(5 * time.Second); ; {
+		select {
+		case index := <-moved:
+			if index != 0 {
+				continue
+			}
+		case <-late:
+			t.Fatal("nobody says that changes of addresses were lost")
 		}
 		break
 	}

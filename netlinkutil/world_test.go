@@ -54,6 +54,7 @@ type world interface {
 	AddNIC(name string)                    // up, MTU 1500
 	AddBridge(name string)                 // a link of somebody else's
 	SetDown(name string)                   //
+	SetMTU(name string, mtu int)           //
 	Enslave(port, br string)               // br "": set it free
 	Rename(name, to string)                //
 	Unplug(name string)                    // a NIC's wire
@@ -129,6 +130,10 @@ func (w *fakeWorld) AddBridge(name string) {
 
 func (w *fakeWorld) SetDown(name string) {
 	w.Set(name, func(l *netlinkutil.Link) { l.Up = false })
+}
+
+func (w *fakeWorld) SetMTU(name string, mtu int) {
+	w.Set(name, func(l *netlinkutil.Link) { l.MTU = mtu })
 }
 
 func (w *fakeWorld) Enslave(port, br string) { must(w.Kernel.Enslave(port, br)) }
@@ -246,10 +251,11 @@ func (w *kernelWorld) AddBridge(name string) {
 	must(w.nl.LinkSetUp(w.find(name)))
 }
 
-func (w *kernelWorld) SetDown(name string)    { must(w.nl.LinkSetDown(w.find(name))) }
-func (w *kernelWorld) Rename(name, to string) { must(w.nl.LinkSetName(w.find(name), to)) }
-func (w *kernelWorld) Unplug(name string)     { must(w.nl.LinkSetDown(w.find(name + "p"))) }
-func (w *kernelWorld) Plug(name string)       { must(w.nl.LinkSetUp(w.find(name + "p"))) }
+func (w *kernelWorld) SetDown(name string)         { must(w.nl.LinkSetDown(w.find(name))) }
+func (w *kernelWorld) SetMTU(name string, mtu int) { must(w.nl.LinkSetMTU(w.find(name), mtu)) }
+func (w *kernelWorld) Rename(name, to string)      { must(w.nl.LinkSetName(w.find(name), to)) }
+func (w *kernelWorld) Unplug(name string)          { must(w.nl.LinkSetDown(w.find(name + "p"))) }
+func (w *kernelWorld) Plug(name string)            { must(w.nl.LinkSetUp(w.find(name + "p"))) }
 
 func (w *kernelWorld) Enslave(port, br string) {
 	if br == "" {

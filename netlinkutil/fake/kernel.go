@@ -160,7 +160,8 @@ func (k *Kernel) Rename(name, to string) error {
 	return nil
 }
 
-// Lack takes a link type ("ipvlan", "vlan", "dummy") out of the kernel.
+// Lack takes a link type ("ipvlan", "vlan", "dummy") out of the kernel, or its
+// groups of nexthops ("nexthop").
 func (k *Kernel) Lack(kind string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -199,6 +199,30 @@ neighbours:
 	}
 }
 
+// TestLackOfNexthops is about Linux before 5.12.
+func TestLackOfNexthops(t *testing.T) {
+	k := fake.New()
+	k.AddNIC("eth0")
+	k.Lack("nexthop")
+	s := netlinkutil.Shim{Name: "ulh-0", Parent: "eth0", Mode: mode.Mode{Kind: mode.IPvlan, Name: "l2", Flag: "bridge"}, Alias: "underlay"}
+	ok(t, k.EnsureShim(s))
+	r := netlinkutil.HostRoute{Addr: netip.MustParseAddr("192.168.50.50")}
+	for _, c := range []struct {
+		all, eth0 string
+		refused   bool
+	}{{"0", "1", true}, {"1", "0", true}, {"2", "1", false}, {"1", "2", false}, {"0", "0", false}, {"", "", false}} {
+		k.Sysctl("net.ipv4.conf.all.rp_filter", c.all)
+		k.Sysctl("net.ipv4.conf.eth0.rp_filter", c.eth0)
+		err := k.Reach(s, r)
+		if errors.Is(err, netlinkutil.ErrUnsupported) != c.refused || (err != nil) != c.refused {
+			t.Errorf("rp_filter %q of all, %q of eth0: %v", c.all, c.eth0, err)
+		}
+	}
+	if got, err := k.Reached(s); err != nil || len(got) != 1 {
+		t.Errorf("reached %v, %v", got, err)
+	}
+}
+
 func TestFail(t *testing.T) {
 	k := fake.New()
 	k.AddNIC("eth0")

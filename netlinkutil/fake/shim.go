@@ -22,9 +22,10 @@ type group struct {
 	shim, parent *link // nil where it is gone
 }
 
-// Sysctl sets one of the settings that EnsureShim minds:
-// net.ipv4.conf.all.arp_ignore, net.ipv4.conf.all.proxy_arp, and
-// net.ipv6.conf.all.disable_ipv6, which counts for the shims made after it.
+// Sysctl sets one of the settings that host access minds:
+// net.ipv4.conf.all.arp_ignore, net.ipv4.conf.all.proxy_arp,
+// net.ipv6.conf.all.disable_ipv6, which counts for the shims made after it, and,
+// once Lack has taken "nexthop" groups away, net.ipv4.conf.….rp_filter.
 func (k *Kernel) Sysctl(name, value string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -64,6 +65,7 @@ func (k *Kernel) EnsureShim(s netlinkutil.Shim) error {
 		l = k.find(s.Name)
 		l.noIPv6 = k.sysctls["net.ipv6.conf.all.disable_ipv6"] == "1"
 	}
+	l.MTU = parent.MTU
 	if s.MAC != nil {
 		l.MAC = bytes.Clone(s.MAC)
 	}
@@ -113,6 +115,14 @@ func (k *Kernel) Reach(s netlinkutil.Shim, r netlinkutil.HostRoute) error {
 	if err != nil {
 		return err
 	}
+	grouped := s.Grouped(r.Addr)
+	if grouped && k.lacks["nexthop"] {
+		rpFilter := func(link string) string { return k.sysctls["net.ipv4.conf."+link+".rp_filter"] }
+		if err := netlinkutil.Ungrouped(s, rpFilter); err != nil {
+			return err
+		}
+		grouped = false
+	}
 	metric := 0
 	if r.Addr.Is6() {
 		metric = 1024
@@ -123,7 +133,7 @@ func (k *Kernel) Reach(s netlinkutil.Shim, r netlinkutil.HostRoute) error {
 	switch {
 	case r.Addr.Is6() && l.noIPv6:
 		return netlinkutil.NoIPv6(s, r.Addr)
-	case !l.Up, s.Grouped(r.Addr) && !l.carrier():
+	case !l.Up, grouped && !l.carrier():
 		return netlinkutil.Down(s, r.Addr)
 	case i >= 0 && !k.routes[i].ours:
 		return netlinkutil.Foreign(r.Addr)
@@ -137,7 +147,7 @@ func (k *Kernel) Reach(s netlinkutil.Shim, r netlinkutil.HostRoute) error {
 		l.neighbours[r.Addr] = bytes.Clone(r.MAC)
 	}
 	n := route{to: to, metric: metric, ours: true, source: r.Source, hops: []hop{{Hop{Link: l.Name}, l}}}
-	if s.Grouped(r.Addr) {
+	if grouped {
 		n.group = k.grouped(l)
 		n.hops = nil
 	}
