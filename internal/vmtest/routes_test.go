@@ -33,10 +33,12 @@ fd00:51::/64 on alpha`},
 ::/0 via fd00:50::1 on beta`, `
 192.168.50.0/24 on beta
 fd00:50::/64 on beta`},
-	{"abstains", []string{"--subnet", "192.168.52.0/24", "--gateway", "192.168.52.1", "--ipv6", "--subnet", "fd00:52::/64", "--gateway", "fd00:52::1", "-o", "parent=eth0", "-o", "no_default_route=true"},
+	{"abstains", []string{"--subnet", "192.168.52.0/24", "--gateway", "192.168.52.1", "--ipv6", "--subnet", "fd00:52::/64", "--gateway", "fd00:52::1", "-o", "parent=eth0", "-o", "no_default_route=true", "-o", "routes=10.20.0.0/16,fd20::/48"},
 		``, `
+10.20.0.0/16 on abstains
 192.168.52.0/24 on abstains
-fd00:52::/64 on abstains`},
+fd00:52::/64 on abstains
+fd20::/48 on abstains`},
 	{"an-inner", []string{"--internal", "--subnet", "192.168.53.0/24", "--ipv6", "--subnet", "fd00:53::/64", "-o", "parent=eth0"},
 		``, `
 192.168.53.0/24 on an-inner
@@ -131,7 +133,7 @@ func sorted(routes []string) string {
 func wantTable(t *testing.T, what string, c container, defaults string, on ...routed) {
 	t.Helper()
 	for _, n := range on {
-		defaults += n.others
+		defaults += "\n" + n.others
 	}
 	want := sorted(strings.FieldsFunc(defaults, func(r rune) bool { return r == '\n' }))
 	if got := table(t, c); got != want {
@@ -198,9 +200,9 @@ func TestRouteTables(t *testing.T) {
 		{a: "alpha", b: "beta", four: "beta", six: "beta", priority: "beta", young: true},
 		{a: "abstains", b: "beta", four: "beta", six: "beta"},
 		{a: "an-inner", b: "beta", four: "beta", six: "beta", atStart: true},
-		// Docker before 28 takes both families' of one network, that of IPv4.
+		// Docker before 28 takes both families' of one network.
 		{a: "a4", b: "beta", four: "a4", six: "beta", young: true},
-		{a: "a4", b: "beta", four: "a4", old: true},
+		{a: "a4", b: "beta", four: "beta", six: "beta", old: true},
 		{a: "alpha", b: "static", four: "alpha", six: "alpha"},
 		{a: "a-route", b: "beta", four: "a-route", six: "a-route", atStart: true, young: true},
 		// Docker before 28 fails over two default routes, its own ipvlan's
@@ -233,6 +235,32 @@ func TestRouteTables(t *testing.T) {
 			docker(t, "rm", "-f", "both")
 		}
 	}
+
+	// Two networks with routes to the same: those of the one joined first.
+	static, abstains := byName["static"], byName["abstains"]
+	without := func(n routed) routed {
+		var kept []string
+		for line := range strings.Lines(n.others) {
+			if !strings.HasPrefix(line, "10.20.0.0/16") && !strings.HasPrefix(line, "fd20::/48") {
+				kept = append(kept, line)
+			}
+		}
+		n.others = strings.Join(kept, "")
+		return n
+	}
+	join("static", 0)
+	join("abstains", 0)
+	wantTable(t, "static then abstains", inspect(t, "base1"), static.defaults, static, without(abstains))
+	part("static")
+	join("static", 0)
+	wantTable(t, "static again", inspect(t, "base1"), static.defaults, static, without(abstains))
+	part("static")
+	part("abstains")
+	join("abstains", 0)
+	join("static", 0)
+	wantTable(t, "abstains then static", inspect(t, "base1"), static.defaults, without(static), abstains)
+	part("abstains")
+	part("static")
 }
 
 // What -o routes leads to is reached: by a router of the LAN, named by its
