@@ -116,7 +116,7 @@ func TestDaemonRestart(t *testing.T) {
 				restart(t, syscall.SIGTERM, args...)
 			}
 			b := beginBare(t)
-			b.network(lanArgs("lan")...)
+			b.network(lanArgs("-o", "host_access=true", "lan")...)
 			b.network("--subnet", "192.168.10.0/24", "--gateway", "192.168.10.1", "-o", "parent=eth0.10", "tagged")
 			together(
 				func() { b.run("keep", "--network", "lan", "--ip", "192.168.50.70", "--restart", "always") },
@@ -155,15 +155,20 @@ func daemonRestart(t *testing.T, b *test, sig syscall.Signal, live bool, args []
 	}
 	if live {
 		reaches(t, "while dockerd is away", "host1", "192.168.50.70")
+		reaches(t, "the Docker host, while dockerd is away", "", keep.addrs("lan")...)
+		reaches(t, "the container to the Docker host, while dockerd is away", keep.at(), docker4, docker6)
 		reaches(t, "while dockerd is away", once.at(), "192.168.10.1")
 	}
 	if err := dockerd.start(args...); err != nil {
 		t.Fatalf("%v\n%s", err, tail(daemonLog, 40))
 	}
-	if is := running(t, "keep"); (is.State.Pid == keep.State.Pid) != live {
+	is := running(t, "keep")
+	if (is.State.Pid == keep.State.Pid) != live {
 		t.Errorf("container keep had process %d, has %d", keep.State.Pid, is.State.Pid)
 	}
 	reaches(t, "after", "host1", "192.168.50.70")
+	reaches(t, "the Docker host, after", "", is.addrs("lan")...)
+	reaches(t, "the container to the Docker host, after", is.at(), docker4, docker6)
 	if is := inspect(t, "once"); is.State.Running != live {
 		t.Errorf("container once runs: %t", is.State.Running)
 	}

@@ -85,8 +85,12 @@ func TestVLANs(t *testing.T) {
 		for o := range c {
 			if o != k {
 				apart = append(apart,
-					func() { isolated(t, names[k]+": the container to another VLAN", c[k].at(), fmt.Sprintf("192.168.20.%d", 11+o)) },
-					func() { isolated(t, names[k]+": the container to that of another VLAN", c[k].at(), c[o].addrs(names[o])...) },
+					func() {
+						isolated(t, names[k]+": the container to another VLAN", c[k].at(), fmt.Sprintf("192.168.20.%d", 11+o))
+					},
+					func() {
+						isolated(t, names[k]+": the container to that of another VLAN", c[k].at(), c[o].addrs(names[o])...)
+					},
 					func() { isolated(t, names[k]+": another VLAN to the container", lan[o], c[k].addrs(names[k])...) })
 			}
 		}
