@@ -10,8 +10,11 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/sirupsen/logrus"
 
 	"underlay/internal/mode"
 	"underlay/netlinkutil"
@@ -33,6 +36,7 @@ type Access interface {
 	Unreach(s netlinkutil.Shim, addr netip.Addr) error
 	Reached(netlinkutil.Shim) ([]netlinkutil.HostRoute, error)
 	HostAddresses(link string) ([]netip.Addr, error)
+	Subnets(link string) ([]netlinkutil.Subnet, error)
 }
 
 // Events tells what changes in the host.
@@ -52,7 +56,8 @@ const (
 // access guards what is in the kernel for the host access of one parent.
 type access struct {
 	mu    sync.Mutex
-	ready bool // the shim has been made or looked at
+	ready bool   // the shim has been made or looked at
+	wrong string // what was wrong last
 }
 
 func (d *Driver) accessTo(parent string) *access {
@@ -128,6 +133,14 @@ func (d *Driver) linkLocal4(parent string, hosts []netip.Addr) netip.Addr {
 			break
 		}
 	}
+	switch end[0] { // reserved by that section, or where clouds have their metadata
+	case 0:
+		end[0] = 254
+	case 255:
+		end[0] = 253
+	case 169:
+		end[0] = 168
+	}
 	return netip.AddrFrom4([4]byte{169, 254, end[0], end[1]})
 }
 
@@ -140,6 +153,7 @@ func (d *Driver) linkLocal6(parent string) netip.Addr {
 
 // hostRoutes are the host's to an endpoint.
 func (w way) hostRoutes(e *Endpoint) (routes []netlinkutil.HostRoute) {
+	defer func() { routes = append(routes, w.selfMade(e, routes)...) }()
 	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
 		if !p.IsValid() {
 			continue
@@ -148,12 +162,87 @@ func (w way) hostRoutes(e *Endpoint) (routes []netlinkutil.HostRoute) {
 		if r.MAC == nil {
 			r.MAC = net.HardwareAddr(w.neighbour)
 		}
-		for _, h := range w.hosts {
-			if h.Is4() == p.Addr().Is4() && (!r.Source.IsValid() || p.Contains(h) && !p.Contains(r.Source)) {
-				r.Source = h
-			}
-		}
+		r.Source = w.source(e, p)
 		routes = append(routes, r)
+	}
+	return routes
+}
+
+// source is the address by which a container is to know the host: one to which
+// it has a route, if possible in its subnet. A container that has joined when
+// the host had others knows it by the shim's alone.
+func (w way) source(e *Endpoint, of netip.Prefix) (source netip.Addr) {
+	var shim netip.Addr
+	for _, p := range e.Routes {
+		if a := p.Addr(); p.IsSingleIP() && a.IsLinkLocalUnicast() && a.Is4() && of.Addr().Is4() {
+			shim = a
+		}
+	}
+	for _, h := range w.hosts {
+		if h.Is4() != of.Addr().Is4() || shim.IsValid() && !slices.Contains(e.Routes, alone(h)) {
+			continue
+		}
+		if !source.IsValid() || of.Contains(h) && !of.Contains(source) {
+			source = h
+		}
+	}
+	if !source.IsValid() {
+		return shim
+	}
+	return source
+}
+
+// byShim has a container use the host as a router, be it its gateway or the next
+// hop of a route, by the shim's addresses: those of the host are behind these.
+func (w way) byShim(p *Plumbing) {
+	by := func(router netip.Addr) netip.Addr {
+		to := w.shim.LinkLocal4
+		if router.Is6() {
+			to = w.shim.LinkLocal6
+		}
+		if to.IsValid() && slices.Contains(w.hosts, router) {
+			return to
+		}
+		return router
+	}
+	for i, gw := range p.Gateways {
+		p.Gateways[i] = by(gw)
+	}
+	for i, r := range p.Routes {
+		p.Routes[i].NextHop = by(r.NextHop)
+	}
+}
+
+// selfMade are the host's routes to the addresses that a container has made for
+// itself in the subnets of the host's own, if routers advertise these: the
+// container may speak by them to the host, which then must know the way back
+// (RFC 4862 section 5.5.3; net/ipv6/addrconf.c, addrconf_ifid_eui48).
+func (w way) selfMade(e *Endpoint, known []netlinkutil.HostRoute) (routes []netlinkutil.HostRoute) {
+	if !e.IPv6.IsValid() || !w.shim.LinkLocal6.IsValid() {
+		return nil
+	}
+	mac := e.MAC
+	if mac == nil && e.DeviceID != 0 { // else it would be the host's own address
+		mac = w.neighbour
+	}
+	if len(mac) != 6 {
+		return nil
+	}
+	end := [8]byte{mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]}
+	if e.DeviceID != 0 {
+		end[0], end[3], end[4] = mac[0], byte(e.DeviceID>>8), byte(e.DeviceID)
+	}
+	for _, h := range w.hosts {
+		if h.Is4() {
+			continue
+		}
+		a := h.As16()
+		copy(a[8:], end[:])
+		r := netlinkutil.HostRoute{Addr: netip.AddrFrom16(a), Source: h, MAC: net.HardwareAddr(mac)}
+		same := func(o netlinkutil.HostRoute) bool { return o.Addr == r.Addr }
+		if !slices.ContainsFunc(known, same) && !slices.ContainsFunc(routes, same) {
+			routes = append(routes, r)
+		}
 	}
 	return routes
 }
@@ -199,16 +288,17 @@ func (d *Driver) grant(n *Network, e *Endpoint) error {
 	a := d.accessTo(n.parent())
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err = a.reach(d.kernel, w, e); errors.Is(err, os.ErrNotExist) {
+	log := d.logOf(n.ID).WithField("endpoint", Short(e.ID))
+	if err = a.reach(d.kernel, w, e, log); errors.Is(err, os.ErrNotExist) {
 		a.ready = false // somebody has deleted the shim
-		err = a.reach(d.kernel, w, e)
+		err = a.reach(d.kernel, w, e, log)
 	}
 	return err
 }
 
 // reach makes the routes of an endpoint, and the shim if need be. The caller
 // holds a.mu.
-func (a *access) reach(kernel Kernel, w way, e *Endpoint) error {
+func (a *access) reach(kernel Kernel, w way, e *Endpoint, log *logrus.Entry) error {
 	if !a.ready {
 		if err := kernel.EnsureShim(w.shim); err != nil {
 			return err
@@ -216,8 +306,12 @@ func (a *access) reach(kernel Kernel, w way, e *Endpoint) error {
 		a.ready = true
 	}
 	for _, r := range w.hostRoutes(e) {
-		if err := kernel.Reach(w.shim, r); err != nil && !later(err) {
+		err := kernel.Reach(w.shim, r)
+		if err != nil && !later(err) {
 			return err
+		}
+		if err != nil {
+			log.Warnf("no host access for now: %v", err)
 		}
 	}
 	return nil
@@ -229,8 +323,8 @@ func later(err error) bool {
 	return errors.Is(err, netlinkutil.ErrDown) || errors.Is(err, netlinkutil.ErrNoSource) || errors.Is(err, netlinkutil.ErrUnsupported)
 }
 
-// revoke ends the host access of an endpoint that goes, and with the last of its
-// parent the shim. What fails is mended by keepAccess.
+// revoke ends the host access of an endpoint that has been dropped, and with the
+// last of its parent the shim. What fails is mended by keepAccess.
 func (d *Driver) revoke(n *Network, e *Endpoint) {
 	if !n.Options.HostAccess {
 		return
@@ -239,30 +333,45 @@ func (d *Driver) revoke(n *Network, e *Endpoint) {
 	a := d.accessTo(n.parent())
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	shim := d.shim(n, netlinkutil.Link{})
-	if len(d.accessible(n.parent(), e.ID)) == 0 {
-		a.ready = false
-		if err := d.kernel.DeleteShim(shim); err != nil {
-			log.Errorf("link %s of host access stays for now: %v", shim.Name, err)
+	if len(d.accessible(n.parent())) == 0 {
+		if err := d.dropShim(a, n.parent()); err != nil {
+			log.Errorf("host access stays for now: %v", err)
 		}
 		return
 	}
-	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
-		if !p.IsValid() {
-			continue
-		}
-		if err := d.kernel.Unreach(shim, p.Addr()); err != nil {
-			log.Errorf("the host's route to %v stays for now: %v", p.Addr(), err)
+	shim := d.shim(n, netlinkutil.Link{})
+	w, err := d.way(n)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		log.Warnf("host access: %v", err)
+	}
+	for _, r := range w.hostRoutes(e) {
+		if err := d.kernel.Unreach(shim, r.Addr); err != nil {
+			log.Errorf("the host's route to %v stays for now: %v", r.Addr, err)
 		}
 	}
 }
 
-// accessible are the endpoints of a parent that have host access, but one.
-func (d *Driver) accessible(parent, but string) (all []*Endpoint) {
+// dropShim deletes the shim of a parent that needs none any more. The caller
+// holds a.mu.
+func (d *Driver) dropShim(a *access, parent string) error {
+	// Of all modes, this is the one that leaves most to be deleted.
+	s := netlinkutil.Shim{Name: shimName(parent), Parent: parent, Alias: d.shimAlias(parent), Mode: mode.Mode{Kind: mode.IPvlan, Name: "l2", Flag: "bridge"}}
+	l, err := d.kernel.Link(s.Name)
+	if err == nil && l.Kind == string(mode.Macvlan) {
+		s.Mode = mode.Default
+	}
+	if err = d.kernel.DeleteShim(s); err == nil {
+		a.ready = false
+	}
+	return err
+}
+
+// accessible are the endpoints of a parent that have host access.
+func (d *Driver) accessible(parent string) (all []*Endpoint) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for id, e := range d.endpoints {
-		if n := d.networks[e.NetworkID]; id != but && n != nil && n.Options.HostAccess && n.parent() == parent {
+	for _, e := range d.endpoints {
+		if n := d.networks[e.NetworkID]; n != nil && n.Options.HostAccess && n.parent() == parent {
 			all = append(all, e)
 		}
 	}
@@ -274,9 +383,12 @@ func (d *Driver) keepAccess(parent string) error {
 	a := d.accessTo(parent)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	endpoints := d.accessible(parent, "")
+	endpoints := d.accessible(parent)
 	if len(endpoints) == 0 {
-		return nil // revoke has deleted the shim, or Recover does
+		if a.ready { // it could not be deleted
+			return d.dropShim(a, parent)
+		}
+		return nil
 	}
 	n, err := d.network(endpoints[0].NetworkID)
 	if err != nil {
@@ -295,14 +407,19 @@ func (d *Driver) keepAccess(parent string) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
+	var wrong []string
+	note := func(err error) {
+		if err != nil && !later(err) {
+			wrong = append(wrong, err.Error())
+		}
+	}
 	var wanted []netlinkutil.HostRoute
 	for _, e := range endpoints {
 		wanted = append(wanted, w.hostRoutes(e)...)
 	}
 	for _, r := range there {
 		if !slices.ContainsFunc(wanted, func(o netlinkutil.HostRoute) bool { return o.Addr == r.Addr }) {
-			errs = append(errs, d.kernel.Unreach(w.shim, r.Addr))
+			note(d.kernel.Unreach(w.shim, r.Addr))
 		}
 	}
 	known := map[netip.Addr]netlinkutil.HostRoute{}
@@ -311,12 +428,13 @@ func (d *Driver) keepAccess(parent string) error {
 	}
 	for _, r := range wanted {
 		if k, ok := known[r.Addr]; !ok || k.Source != r.Source || !slices.Equal(k.MAC, r.MAC) {
-			if err := d.kernel.Reach(w.shim, r); err != nil && !later(err) {
-				errs = append(errs, err)
-			}
+			note(d.kernel.Reach(w.shim, r))
 		}
 	}
-	return errors.Join(errs...)
+	if len(wrong) > 0 {
+		return errors.New(strings.Join(wrong, "; "))
+	}
+	return nil
 }
 
 // tryAccess makes a shim and deletes it again, so that what stands against host
@@ -332,7 +450,7 @@ func (d *Driver) tryAccess(n *Network) error {
 	a := d.accessTo(n.parent())
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(d.accessible(n.parent(), "")) > 0 {
+	if len(d.accessible(n.parent())) > 0 {
 		return nil
 	}
 	if err := d.kernel.EnsureShim(w.shim); err != nil {
@@ -343,15 +461,14 @@ func (d *Driver) tryAccess(n *Network) error {
 
 // recoverShim deletes a shim that no endpoint needs any more.
 func (d *Driver) recoverShim(l netlinkutil.Link) {
-	if len(d.accessible(l.Lower, "")) > 0 {
+	a := d.accessTo(l.Lower)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(d.accessible(l.Lower)) > 0 {
 		return
 	}
 	d.log.Infof("delete leftover link %s (%s)", l.Name, l.Alias)
-	shim := netlinkutil.Shim{Name: l.Name, Parent: l.Lower, Mode: mode.Default, Alias: l.Alias}
-	if l.Kind == string(mode.IPvlan) {
-		shim.Mode = mode.Mode{Kind: mode.IPvlan, Name: "l2", Flag: "bridge"} // of all, that which leaves most
-	}
-	if err := d.kernel.DeleteShim(shim); err != nil {
+	if err := d.dropShim(a, l.Lower); err != nil {
 		d.log.Errorf("leftover link %s: %v", l.Name, err)
 	}
 }
@@ -361,6 +478,9 @@ func (d *Driver) recoverShim(l netlinkutil.Link) {
 func (d *Driver) keepAllAccess() {
 	parents := map[string]bool{}
 	d.mu.Lock()
+	for parent := range d.accesses {
+		parents[parent] = true
+	}
 	for _, e := range d.endpoints {
 		if n := d.networks[e.NetworkID]; n != nil && n.Options.HostAccess {
 			parents[n.parent()] = true
@@ -368,9 +488,17 @@ func (d *Driver) keepAllAccess() {
 	}
 	d.mu.Unlock()
 	for parent := range parents {
+		wrong := ""
 		if err := d.keepAccess(parent); err != nil && !errors.Is(err, os.ErrNotExist) {
-			d.log.Errorf("host access to the containers on %s is not whole: %v", parent, err)
+			wrong = err.Error()
 		}
+		a := d.accessTo(parent)
+		a.mu.Lock()
+		if wrong != "" && wrong != a.wrong { // else it has been said
+			d.log.Errorf("host access to the containers on %s is not whole: %s", parent, wrong)
+		}
+		a.wrong = wrong
+		a.mu.Unlock()
 	}
 }
 
@@ -445,9 +573,17 @@ func (d *Driver) sharedRoutes(ctx context.Context, e *Endpoint, sandbox string, 
 	}
 	var given []Route
 	var to []netip.Prefix
+	elsewhere := map[netip.Addr]bool{} // next hops that are on the link of another network
 	for _, r := range routes {
 		if r.Destination.Bits() > 0 {
 			if has[r.Destination] {
+				if !r.NextHop.IsValid() && r.Destination.IsSingleIP() {
+					elsewhere[r.Destination.Addr()] = true
+				}
+				continue
+			}
+			if elsewhere[r.NextHop] {
+				d.logOf(e.NetworkID).Warnf("no route to %v: the container has router %v on another network already", r.Destination, r.NextHop)
 				continue
 			}
 			has[r.Destination] = true
@@ -461,7 +597,10 @@ func (d *Driver) sharedRoutes(ctx context.Context, e *Endpoint, sandbox string, 
 	}
 	joined := *e
 	joined.Sandbox, joined.Routes = sandbox, to
-	d.replace(e, &joined)
+	if !d.replace(e, &joined) {
+		d.mu.Unlock()
+		return nil, unknownEndpoint(e.NetworkID, e.ID)
+	}
 	submitted := d.store.Submit(put(endpointBucket, e.ID, &joined))
 	d.mu.Unlock()
 	if err := written(ctx, submitted); err != nil {

@@ -1,10 +1,12 @@
 package driver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,9 +80,11 @@ func TestHostAccess(t *testing.T) {
 			routes:
 			192.168.50.10/32 on ulh9c32a8c7e59e src 192.168.50.2 of underlay
 			fd00:50::a/128 on ulh9c32a8c7e59e src fd00:50::2 of underlay
+			fd00:50::d812:80ff:fea0:5275/128 on ulh9c32a8c7e59e src fd00:50::2 of underlay
 			neighbours:
 			192.168.50.10 on ulh9c32a8c7e59e is da:12:80:a0:52:75
 			fd00:50::a on ulh9c32a8c7e59e is da:12:80:a0:52:75
+			fd00:50::d812:80ff:fea0:5275 on ulh9c32a8c7e59e is da:12:80:a0:52:75
 		`, `
 			169.254.50.2/32
 			192.168.50.2/32 via 169.254.50.2
@@ -115,7 +119,11 @@ func TestHostAccess(t *testing.T) {
 			}
 			wantRoutes(t, p.Routes, tt.routes)
 			reached, err := b.kernel.Reached(netlinkutil.Shim{Name: shimName("eth0"), Parent: "eth0", Mode: tt.mode, Alias: b.shimAlias("eth0")})
-			if err != nil || len(reached) != 2 {
+			want := 2
+			if tt.mode == mode.Default {
+				want = 3 // and by the address that the container makes for itself
+			}
+			if err != nil || len(reached) != want {
 				t.Errorf("the host reaches %v, %v", reached, err)
 			}
 			for _, r := range reached {
@@ -170,6 +178,164 @@ func TestHostRouteSource(t *testing.T) {
 	if got, want := fmt.Sprint(w.hostRoutes(&e)), "[192.168.50.10 src 10.0.0.2 fd00:50::a]"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
+}
+
+// A container that was there before the host had this address knows it by the
+// shim's only.
+func TestHostRouteSourceLater(t *testing.T) {
+	b := newBench(t)
+	b.hostIsOnLAN()
+	b.create(accessible("net", "eth0", mode.Default))
+	b.start(on("net", "one", 10))
+	b.kernel.AddAddress("eth0", netip.MustParsePrefix("192.168.50.3/24"))
+	b.kernel.DropAddress("eth0", netip.MustParseAddr("192.168.50.2"))
+	b.keepAllAccess()
+	b.start(on("net", "two", 11))
+	s := b.kernel.String()
+	for _, want := range []string{"192.168.50.10/32 on ulh9c32a8c7e59e src 169.254.50.2 of", "192.168.50.11/32 on ulh9c32a8c7e59e src 192.168.50.3 of"} {
+		if !strings.Contains(s, want) {
+			t.Errorf("no %q in\n%s", want, s)
+		}
+	}
+}
+
+func TestLinkLocalOfTheShim(t *testing.T) {
+	b := newBench(t)
+	for host, want := range map[string]string{
+		"192.168.50.2": "169.254.50.2", "192.168.0.2": "169.254.254.2", "10.0.255.2": "169.254.253.2", "10.0.169.254": "169.254.168.254",
+		"fd00::2": "169.254.239.204",
+	} {
+		if got := b.linkLocal4("eth0", []netip.Addr{netip.MustParseAddr(host)}); got.String() != want {
+			t.Errorf("%s: %s, want %s", host, got, want)
+		}
+	}
+}
+
+func TestAddressesContainersMake(t *testing.T) {
+	at := netip.MustParseAddr
+	e := Endpoint{IPv6: netip.MustParsePrefix("fd00:50::a/64"), MAC: MAC{0x52, 0x54, 0, 0x12, 0x34, 0x56}}
+	w := way{hosts: []netip.Addr{at("192.168.50.2"), at("fd00:50::2"), at("fd00:50::3"), at("fd00:51::2")}, neighbour: MAC{0, 0x16, 0x3e, 0, 0, 2}}
+	w.shim.LinkLocal6 = at("fe80::1")
+	want := "[fd00:50::5054:ff:fe12:3456 src fd00:50::2 mac 52:54:00:12:34:56 fd00:51::5054:ff:fe12:3456 src fd00:51::2 mac 52:54:00:12:34:56]"
+	if got := fmt.Sprint(w.selfMade(&e, nil)); got != want {
+		t.Errorf("macvlan: %s, want %s", got, want)
+	}
+	// The first ipvlan link of a parent (addrconf_ifid_eui48).
+	e.MAC, e.DeviceID = nil, 1
+	want = "[fd00:50::16:3e00:100:2 src fd00:50::2 mac 00:16:3e:00:00:02 fd00:51::16:3e00:100:2 src fd00:51::2 mac 00:16:3e:00:00:02]"
+	if got := fmt.Sprint(w.selfMade(&e, nil)); got != want {
+		t.Errorf("ipvlan: %s, want %s", got, want)
+	}
+	e.DeviceID = 0
+	if got := w.selfMade(&e, nil); got != nil {
+		t.Errorf("ipvlan of an unknown device ID: %v", got)
+	}
+}
+
+// The host as a router is reached by the shim, as it is as a host.
+func TestHostIsTheRouter(t *testing.T) {
+	b := newBench(t)
+	b.hostIsOnLAN()
+	n := accessible("net", "eth0", mode.Default)
+	n.Subnets[0].Gateway = netip.MustParseAddr("192.168.50.2")
+	n.Options.Routes = []options.Route{{To: netip.MustParsePrefix("10.8.0.0/24"), Via: netip.MustParseAddr("192.168.50.2")}}
+	b.create(n)
+	p := b.join(on("net", "one", 10), "box")
+	if got := fmt.Sprint(p.Gateways); got != "[169.254.50.2 fd00:50::1]" {
+		t.Errorf("gateways %s", got)
+	}
+	wantRoutes(t, p.Routes, `
+		10.8.0.0/24 via 169.254.50.2
+		169.254.50.2/32
+		192.168.50.2/32 via 169.254.50.2
+		fe80::eecc:74b2:197b:aee3/128
+		fd00:50::2/128 via fe80::eecc:74b2:197b:aee3
+	`)
+}
+
+// The last containers may stop at the same moment, and while host access is
+// looked after.
+func TestLastContainersStopTogether(t *testing.T) {
+	for range 20 {
+		b := newBench(t)
+		b.hostIsOnLAN()
+		before := b.kernel.String()
+		b.create(accessible("net", "eth0", mode.Default))
+		var stops sync.WaitGroup
+		for k := range 4 {
+			e := on("net", fmt.Sprintf("e%d", k), 10+k)
+			b.start(e)
+			if err := b.kernel.Return(linkName(e.ID)); err != nil {
+				t.Fatal(err)
+			}
+			stops.Go(func() {
+				b.keepAllAccess()
+				if err := b.DeleteEndpoint(ctx, e.NetworkID, e.ID); err != nil {
+					t.Error(err)
+				}
+				b.keepAllAccess()
+			})
+		}
+		stops.Wait()
+		b.golden(before)
+	}
+}
+
+// A disk that is slower than the deadline keeps nothing from being undone.
+func TestSlowDiskLeavesNoAccess(t *testing.T) {
+	b := newBench(t)
+	b.hostIsOnLAN()
+	say := &loudspeaker{}
+	b.announcer = say
+	b.restart()
+	before := b.kernel.String()
+	proxied := accessible("net", "eth0", ipvlan("l3"))
+	proxied.Options.Proxy = true
+	b.create(proxied)
+	e := on("net", "one", 10)
+	b.start(e)
+	if err := b.kernel.Return(linkName(e.ID)); err != nil {
+		t.Fatal(err)
+	}
+	late, cancel := context.WithCancel(ctx)
+	cancel()
+	err := b.DeleteEndpoint(late, e.NetworkID, e.ID)
+	for deadline := time.Now().Add(10 * time.Second); b.kernel.String() != before || len(say.heardAnswers()) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("after %v:\n%s%v", err, b.kernel, say.answers)
+		}
+	}
+}
+
+// The order in which links are listed does not matter to a start.
+func TestShimBeforeItsLastEndpoint(t *testing.T) {
+	b := newBench(t)
+	b.hostIsOnLAN()
+	before := b.kernel.String()
+	b.create(accessible("net", "eth0", mode.Default))
+	one, two := on("net", "one", 10), on("net", "two", 11)
+	b.start(one) // makes the shim
+	b.start(two)
+	b.stop(one)
+	if err := b.kernel.Return(linkName(two.ID)); err != nil {
+		t.Fatal(err)
+	}
+	b.restart()
+	b.golden(before)
+}
+
+// A next hop that is on the link of another network already leads elsewhere.
+func TestRouterOnTwoNetworks(t *testing.T) {
+	b := newBench(t)
+	one, two := lan("a", "eth0", mode.Default), lan("b", "eth1", mode.Default)
+	one.Options.Routes = []options.Route{{To: netip.MustParsePrefix("fd00:1::/64"), Via: netip.MustParseAddr("fe80::1")}}
+	two.Options.Routes = []options.Route{{To: netip.MustParsePrefix("fd00:2::/64"), Via: netip.MustParseAddr("fe80::1")}}
+	b.create(one, two)
+	wantRoutes(t, b.join(on("a", "one", 10), "box").Routes, `
+		fe80::1/128
+		fd00:1::/64 via fe80::1
+	`)
+	wantRoutes(t, b.join(on("b", "two", 11), "box").Routes, "")
 }
 
 // One container on several networks of a host has each route once: a second one
@@ -394,15 +560,19 @@ func TestNetworkRoutes(t *testing.T) {
 func TestGatewayBesideTheSubnet(t *testing.T) {
 	b := newBench(t)
 	n := lan("net", "eth0", mode.Default)
-	n.Subnets[0].Gateway = netip.MustParseAddr("10.9.9.1")
-	n.Subnets[1].Gateway = netip.MustParseAddr("fe80::1")
-	b.create(n)
-	p := b.join(on("net", "one", 10), "box")
-	wantRoutes(t, p.Routes, `
-		10.9.9.1/32
-	`)
-	if fmt.Sprint(p.Gateways) != "[10.9.9.1 fe80::1]" {
-		t.Errorf("gateways %v", p.Gateways)
+	for _, gateway := range []string{"10.9.9.1", "169.254.1.1"} {
+		n.Subnets[0].Gateway = netip.MustParseAddr(gateway)
+		n.Subnets[1].Gateway = netip.MustParseAddr("fe80::1")
+		b.create(n)
+		e := on("net", "one", 10)
+		p := b.join(e, "box")
+		wantRoutes(t, p.Routes, gateway+"/32\n")
+		if fmt.Sprint(p.Gateways) != "["+gateway+" fe80::1]" {
+			t.Errorf("gateways %v", p.Gateways)
+		}
+		if err := errors.Join(b.DeleteEndpoint(ctx, n.ID, e.ID), b.DeleteNetwork(ctx, n.ID)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -459,6 +629,7 @@ func TestProxy(t *testing.T) {
 func TestRouterRoutes(t *testing.T) {
 	b := newBench(t)
 	b.hostIsOnLAN()
+	b.kernel.AddRoute(netip.MustParsePrefix("0.0.0.0/0"), 0, hopVia("eth0", "192.168.50.1"))
 	n := lan("net", "eth0", ipvlan("l3"))
 	n.Subnets = []Subnet{{Prefix: netip.MustParsePrefix("10.1.0.0/24")}, {Prefix: netip.MustParsePrefix("fd00:1::/64")}}
 	want := "[ip route add 10.1.0.0/24 via 192.168.50.2 ip -6 route add fd00:1::/64 via fd00:50::2]"
@@ -472,7 +643,9 @@ func TestRouterRoutes(t *testing.T) {
 	inside := lan("net", "eth0", ipvlan("l3"))
 	away := n
 	away.Options.Parent = "eth9"
-	for _, o := range []Network{proxied, internal, l2, inside, away} {
+	addressless := n
+	addressless.Options.Parent = "eth1"
+	for _, o := range []Network{proxied, internal, l2, inside, away, addressless} {
 		if got := b.RouterRoutes(&o); got != nil {
 			t.Errorf("%+v: %v", o, got)
 		}

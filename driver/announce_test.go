@@ -35,6 +35,12 @@ func (l *loudspeaker) Announce(link string, addr netip.Addr, mac net.HardwareAdd
 	return nil
 }
 
+func (l *loudspeaker) heardAnswers() map[string][]netip.Addr {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.answers
+}
+
 // heard wants this to be all that was announced since it was asked last.
 func (l *loudspeaker) heard(t *testing.T, want ...string) {
 	t.Helper()

@@ -173,13 +173,15 @@ func (d *Driver) add(e *Endpoint) {
 	}
 }
 
-// replace puts a new record in the place of an endpoint's. The caller holds d.mu.
-func (d *Driver) replace(before, after *Endpoint) {
+// replace puts a new record in the place of an endpoint's, unless that has been
+// deleted. The caller holds d.mu.
+func (d *Driver) replace(before, after *Endpoint) bool {
 	if d.endpoints[before.ID] != before {
-		return // it has been deleted
+		return false
 	}
 	d.drop(before)
 	d.add(after)
+	return true
 }
 
 func (d *Driver) drop(e *Endpoint) {
@@ -246,13 +248,17 @@ func written(ctx context.Context, submitted <-chan error) error {
 }
 
 // settle waits until a deletion is on disk and calls f with the outcome, under
-// the lock. Should ctx end first, f is called when the outcome is known: unlike
-// a creation, a deletion is not taken back.
-func (d *Driver) settle(ctx context.Context, submitted <-chan error, f func(error)) error {
+// the lock, and after a success then, without it. Should ctx end first, they are
+// called when the outcome is known: unlike a creation, a deletion is not taken
+// back.
+func (d *Driver) settle(ctx context.Context, submitted <-chan error, f func(error), then func()) error {
 	finish := func(err error) error {
 		d.mu.Lock()
-		defer d.mu.Unlock()
 		f(err)
+		d.mu.Unlock()
+		if err == nil {
+			then()
+		}
 		return err
 	}
 	select {

@@ -28,6 +28,9 @@ type Endpoint struct {
 	// with such.
 	Sandbox string         `json:"sandbox,omitempty"`
 	Routes  []netip.Prefix `json:"routes,omitempty"`
+	// DeviceID is the sub-interface's, where it shares the parent's MAC and the
+	// host must know which addresses it makes for itself; see netlinkutil.Link.
+	DeviceID uint16 `json:"deviceID,omitempty"`
 }
 
 // MAC is a hardware address that stands in a record as text.
@@ -80,20 +83,29 @@ func (d *Driver) CreateEndpoint(ctx context.Context, req Endpoint) (MAC, error) 
 	submitted := d.store.Submit(put(endpointBucket, e.ID, e))
 	link, err := d.addLink(n, e)
 	if err == nil {
+		if n.Options.HostAccess && link.DeviceID != 0 {
+			with := *e
+			with.DeviceID = link.DeviceID
+			d.mu.Lock()
+			d.replace(e, &with)
+			submitted = d.store.Submit(put(endpointBucket, e.ID, &with))
+			d.mu.Unlock()
+			e = &with
+		}
 		err = d.grant(n, e)
 		if err == nil {
 			err = written(ctx, submitted)
 		}
 		if err != nil {
-			d.revoke(n, e)
 			d.deleteLink(e)
 		}
 	}
 	if err != nil {
 		d.mu.Lock()
-		defer d.mu.Unlock()
 		d.drop(e)
 		d.store.Submit(remove(endpointBucket, e.ID))
+		d.mu.Unlock()
+		d.revoke(n, e)
 		return nil, err
 	}
 	d.answer(n)
@@ -278,7 +290,7 @@ func (d *Driver) Join(ctx context.Context, networkID, endpointID, sandbox string
 			p.Routes = append(p.Routes, Route{Destination: defaultRoute(addr.Addr())})
 		case gw.IsValid():
 			p.Gateways = append(p.Gateways, gw)
-			if !addr.Contains(gw) && !gw.IsLinkLocalUnicast() {
+			if !addr.Contains(gw) && !(gw.Is6() && gw.IsLinkLocalUnicast()) {
 				p.Routes = append(p.Routes, Route{Destination: alone(gw)})
 			}
 		}
@@ -290,6 +302,7 @@ func (d *Driver) Join(ctx context.Context, networkID, endpointID, sandbox string
 			return Plumbing{}, fmt.Errorf("network %s: %w", Short(n.ID), err)
 		}
 		p.Routes = append(p.Routes, w.containerRoutes(e)...)
+		w.byShim(&p)
 	}
 	p.Routes, err = d.sharedRoutes(ctx, e, sandbox, p.Routes)
 	return p, err
@@ -301,8 +314,9 @@ func (n *Network) routes(of netip.Prefix) (routes []Route) {
 		if r.To.Addr().Is4() != of.Addr().Is4() {
 			continue
 		}
-		if r.Via.IsLinkLocalUnicast() && r.Via.Is6() {
-			// Which link it is on must be said in a container with several.
+		if r.Via.IsValid() && !of.Contains(r.Via) {
+			// On the link all the same: a link-local one, where the link must be
+			// said, or one of another subnet of the network.
 			routes = append(routes, Route{Destination: alone(r.Via)})
 		}
 		routes = append(routes, Route{Destination: r.To, NextHop: r.Via})
@@ -347,21 +361,17 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID strin
 	d.mu.Unlock()
 	d.unannounce(endpointID)
 	d.deleteLink(e)
-	if n != nil {
-		d.revoke(n, e)
-	}
-	err := d.settle(ctx, submitted, func(err error) {
+	return d.settle(ctx, submitted, func(err error) {
 		if err == nil {
 			d.drop(e)
 		}
-	})
-	if err == nil {
+	}, func() {
+		if n != nil {
+			d.revoke(n, e)
+			d.answer(n)
+		}
 		d.logOf(networkID).WithField("endpoint", Short(e.ID)).Info("endpoint deleted")
-	}
-	if n != nil {
-		d.answer(n)
-	}
-	return err
+	})
 }
 
 // EndpointInfo tells a person about an endpoint.
@@ -379,6 +389,10 @@ func (d *Driver) EndpointInfo(networkID, endpointID string) (map[string]string, 
 	return map[string]string{
 		"parent": n.parent(), "mode": n.mode().String(), "link": linkName(e.ID), "mac": mac.String(),
 	}, nil
+}
+
+func unknownEndpoint(networkID, id string) error {
+	return fmt.Errorf("endpoint %s of network %s is unknown to underlay; restart the container", Short(id), Short(networkID))
 }
 
 func unknownNetwork(id string) error {
@@ -402,7 +416,7 @@ func (d *Driver) endpoint(networkID, id string) (*Network, *Endpoint, error) {
 		return nil, nil, unknownNetwork(networkID)
 	}
 	if e == nil || e.NetworkID != networkID {
-		return nil, nil, fmt.Errorf("endpoint %s of network %s is unknown to underlay; restart the container", Short(id), Short(networkID))
+		return nil, nil, unknownEndpoint(networkID, id)
 	}
 	return n, e, nil
 }

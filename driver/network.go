@@ -12,6 +12,7 @@ import (
 	"underlay/internal/mode"
 	"underlay/internal/options"
 	"underlay/internal/store"
+	"underlay/netlinkutil"
 )
 
 // Subnet is one pool of a network as Docker gives it.
@@ -123,21 +124,20 @@ func (d *Driver) RouterRoutes(n *Network) (commands []string) {
 	if !n.mode().RoutesByLink() || n.isolated() || n.Options.Proxy {
 		return nil
 	}
-	hosts, err := d.kernel.HostAddresses(n.parent())
+	lans, err := d.kernel.Subnets(n.parent())
 	if err != nil {
 		return nil // the parent is away
 	}
 	for _, s := range n.Subnets {
-		family := func(a netip.Addr) bool { return a.Is4() == s.Prefix.Addr().Is4() }
-		i := slices.IndexFunc(hosts, family)
-		if i < 0 || slices.ContainsFunc(hosts, s.Prefix.Contains) {
+		i := slices.IndexFunc(lans, func(l netlinkutil.Subnet) bool { return l.Addr.Is4() == s.Prefix.Addr().Is4() })
+		if i < 0 || slices.ContainsFunc(lans, func(l netlinkutil.Subnet) bool { return l.Prefix.Overlaps(s.Prefix) }) {
 			continue
 		}
 		ip := "ip"
-		if hosts[i].Is6() {
+		if lans[i].Addr.Is6() {
 			ip = "ip -6"
 		}
-		commands = append(commands, fmt.Sprintf("%s route add %v via %v", ip, s.Prefix.Masked(), hosts[i]))
+		commands = append(commands, fmt.Sprintf("%s route add %v via %v", ip, s.Prefix.Masked(), lans[i].Addr))
 	}
 	return commands
 }
@@ -240,7 +240,7 @@ func (d *Driver) DeleteNetwork(ctx context.Context, id string) error {
 		for _, e := range left {
 			d.drop(e)
 		}
-	})
+	}, func() {})
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -52,7 +53,13 @@ func (d *Driver) Canonical(n *Network) error {
 // that the plugin had made and that has gone is made again.
 func (d *Driver) readyParent(n *Network) (netlinkutil.Link, error) {
 	l, err := d.kernel.Link(n.parent())
-	if err == nil || !errors.Is(err, os.ErrNotExist) {
+	if err == nil {
+		if vlans, bad := n.vlans(); bad == nil && len(vlans) > 0 {
+			err = d.is(l, vlans[0])
+		}
+		return l, err
+	}
+	if !errors.Is(err, os.ErrNotExist) {
 		return l, err
 	}
 	d.parents.Lock()
@@ -179,13 +186,28 @@ func (d *Driver) dropParent(gone *Network) {
 		}
 		l, err := d.kernel.Link(name)
 		if err == nil && l.Alias == d.parentAlias() {
-			err = d.kernel.DeleteLink(name)
+			err = d.deleteParent(name)
 		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			d.logOf(gone.ID).Errorf("parent %s is left until the next start: %v", name, err)
 			return
 		}
 	}
+}
+
+// deleteParent deletes a link that the plugin made, unless somebody else's are
+// on it, which would go with it.
+func (d *Driver) deleteParent(name string) error {
+	links, err := d.kernel.Links()
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		if l.Lower == name && !strings.HasPrefix(l.Alias, d.alias("")) {
+			return fmt.Errorf("link %s of somebody else is on it", l.Name)
+		}
+	}
+	return d.kernel.DeleteLink(name)
 }
 
 // Recover brings kernel and records in line after a start, before any call is
@@ -200,6 +222,10 @@ func (d *Driver) Recover() {
 	d.mu.Lock()
 	networks := slices.Collect(maps.Values(d.networks))
 	d.mu.Unlock()
+	// A VLAN of its own comes before others in it, whose outer one it may be.
+	slices.SortFunc(networks, func(a, b *Network) int {
+		return cmp.Or(len(a.links())-len(b.links()), strings.Compare(a.ID, b.ID))
+	})
 	for _, n := range networks {
 		if _, err := d.ensureParent(n); err != nil {
 			d.logOf(n.ID).Warnf("the network waits for its parent: %v", err)
@@ -211,17 +237,27 @@ func (d *Driver) Recover() {
 		d.log.Errorf("leftover links were not looked for: %v", err)
 		return
 	}
-	defer d.keepAllAccess()
+	var shims []netlinkutil.Link
+	defer func() { // once it is known which endpoints there are
+		for _, l := range shims {
+			d.recoverShim(l)
+		}
+		d.keepAllAccess()
+	}()
 	for _, l := range links {
 		if !strings.HasPrefix(l.Alias, d.alias("")) && !unsigned(l) || d.isStoodOn(l.Name) {
 			continue
 		}
 		if l.Alias == d.shimAlias(l.Lower) {
-			d.recoverShim(l)
+			shims = append(shims, l)
 			continue
 		}
 		d.log.Infof("delete leftover link %s (%s)", l.Name, l.Alias)
-		if err := d.kernel.DeleteLink(l.Name); err != nil {
+		deletion := d.kernel.DeleteLink
+		if l.Alias == d.parentAlias() {
+			deletion = d.deleteParent
+		}
+		if err := deletion(l.Name); err != nil {
 			d.log.Errorf("leftover link %s: %v", l.Name, err)
 			continue
 		}

@@ -93,13 +93,21 @@ func (d *Driver) is(l netlinkutil.Link, v vlan) error {
 		}
 		return nil
 	}
-	if l.VLAN != v.id || l.Lower != v.lower && l.Lower != "" { // "": in another netns
+	if (l.VLAN != v.id || l.Lower != v.lower && l.Lower != "") && !d.freelyNamed(l, v) { // "": in another netns
 		return fmt.Errorf("parent %s is there as VLAN %d on %s, and not %v as its name has it; rename or delete it, or use another parent", l.Name, l.VLAN, l.Lower, v)
 	}
 	if l.Alias == d.parentAlias() && l.VLANProtocol != v.protocol {
 		return fmt.Errorf("parent %s is there as %v for another network, and this one needs it as %v; a VLAN ID of %s is the one or the other", l.Name, l.VLANProtocol, v.protocol, v.lower)
 	}
 	return nil
+}
+
+// freelyNamed tells whether a VLAN link that looks like another by its name does
+// not mean that: there is no link that the name would have it on, or that is the
+// right one by an altname.
+func (d *Driver) freelyNamed(l netlinkutil.Link, v vlan) bool {
+	low, err := d.kernel.Link(v.lower)
+	return !v.asked && errors.Is(err, os.ErrNotExist) || err == nil && l.VLAN == v.id && l.Lower == low.Name
 }
 
 // named finds the VLAN link that -o vlan asks for if it is there under a name

@@ -59,6 +59,10 @@ func TestVLANs(t *testing.T) {
 			4 enx001122334455 device 00:16:3e:00:00:04 mtu 1500 up
 			5 uld3caa240.4094 vlan 4094 on enx001122334455 00:16:3e:00:00:04 mtu 1500 up "underlay cafe0001 parent"
 		`},
+		{"a name that looks like another VLAN's", func(b *bench) { b.addVLAN("lan.100", "eth0", 100, netlinkutil.Dot1Q) },
+			[]Network{lan("a", "lan.100", mode.Default), vlanOn("b", "eth0", 100)}, `
+			4 lan.100 vlan 100 on eth0 00:16:3e:00:00:02 mtu 1500 up
+		`},
 		{"a bridge with such a name", func(b *bench) {
 			b.kernel.Add(netlinkutil.Link{Name: "br.10", Kind: "bridge", MAC: []byte{2, 0, 0, 0, 0, 9}, MTU: 1500, Up: true})
 		}, []Network{lan("a", "br.10", mode.Default)}, `
@@ -118,6 +122,37 @@ func TestVLANsAfterReboot(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.start(on("a", "one", 10))
+}
+
+// A VLAN link of somebody else's on one of ours keeps that.
+func TestStrangerOnOurVLAN(t *testing.T) {
+	b := newBench(t)
+	b.create(lan("net", "eth0.10", mode.Default))
+	b.addVLAN("theirs", "eth0.10", 7, netlinkutil.Dot1Q)
+	before := b.kernel.String()
+	if err := b.DeleteNetwork(ctx, id("net")); err != nil {
+		t.Fatal(err)
+	}
+	b.golden(before)
+	b.restart()
+	b.golden(before)
+	if err := b.kernel.DeleteLink("theirs"); err != nil {
+		t.Fatal(err)
+	}
+	b.restart()
+	b.nothing()
+}
+
+// An endpoint is not put on a link that is not its network's VLAN any more.
+func TestVLANThatIsAnotherNow(t *testing.T) {
+	b := newBench(t)
+	b.create(lan("net", "eth0.10", mode.Default))
+	if err := b.kernel.DeleteLink("eth0.10"); err != nil {
+		t.Fatal(err)
+	}
+	b.addVLAN("eth0.10", "eth0", 11, netlinkutil.Dot1Q)
+	_, err := b.CreateEndpoint(ctx, on("net", "one", 10))
+	refused(t, err, "eth0.10 is there as VLAN 11 on eth0")
 }
 
 func TestRefusedVLANs(t *testing.T) {

@@ -98,7 +98,9 @@ func (a Address) lasting() bool {
 
 // Hosts lists the host's own addresses that last, IPv4 first: those of the link
 // of that index, or, for a family of which it has none, those of the link of
-// that family's default route; the primary ones first.
+// that family's default route; the primary, and of IPv6 those set for good,
+// first. One of IPv4 that is alone in its subnet, as a shared address is that
+// moves between hosts (VRRP), counts only where the link has no other.
 func (a Addressing) Hosts(link int) (hosts []netip.Addr) {
 	for _, v6 := range []bool{false, true} {
 		of := a.of(link, v6)
@@ -113,17 +115,23 @@ func (a Addressing) Hosts(link int) (hosts []netip.Addr) {
 }
 
 func (a Addressing) of(link int, v6 bool) (primary []netip.Addr) {
-	var secondary []netip.Addr
+	var secondary []netip.Addr // of IPv6, those that are there for a time only
+	var floating []netip.Addr  // of IPv4, alone in their subnet, as a shared address is that another host may take over
 	for _, ad := range a.Addresses {
 		switch {
 		case ad.Link != link || ad.Addr.Is6() != v6 || !ad.lasting() || ad.Flags&unix.IFA_F_TENTATIVE != 0:
-		case !v6 && ad.Flags&unix.IFA_F_SECONDARY != 0:
+		case !v6 && ad.Prefix.IsSingleIP():
+			floating = append(floating, ad.Addr)
+		case !v6 && ad.Flags&unix.IFA_F_SECONDARY != 0, v6 && ad.Flags&unix.IFA_F_PERMANENT == 0:
 			secondary = append(secondary, ad.Addr)
 		default:
 			primary = append(primary, ad.Addr)
 		}
 	}
-	return append(primary, secondary...)
+	if primary = append(primary, secondary...); primary == nil {
+		return floating
+	}
+	return primary
 }
 
 // before tells which of two addresses stands for their subnet: IPv4's primary,
@@ -167,7 +175,8 @@ func (a Addressing) around(ad Address) (p netip.Prefix) {
 
 // gateway is the router of the first default route over a link that is a
 // neighbour in that subnet: one inside it, a link-local one, or one that is
-// said to be on the link and lies in no other of the link's subnets.
+// said to be on the link, by the route or by one to the router itself, and lies
+// in no other of the link's subnets.
 func (a Addressing) gateway(link int, p netip.Prefix, subnets []Subnet) netip.Addr {
 	for _, r := range a.defaults(p.Addr().Is6()) {
 		for _, h := range r.Hops {
@@ -176,12 +185,19 @@ func (a Addressing) gateway(link int, p netip.Prefix, subnets []Subnet) netip.Ad
 				continue
 			}
 			elsewhere := slices.ContainsFunc(subnets, func(s Subnet) bool { return s.Prefix.Contains(g) })
-			if p.Contains(g) || !elsewhere && (h.OnLink || g.IsLinkLocalUnicast()) {
+			if p.Contains(g) || !elsewhere && (h.OnLink || g.IsLinkLocalUnicast() || a.direct(link, g)) {
 				return g
 			}
 		}
 	}
 	return netip.Addr{}
+}
+
+// direct tells whether there is a route that has an address on a link.
+func (a Addressing) direct(link int, to netip.Addr) bool {
+	return slices.ContainsFunc(a.Routes, func(r Route) bool {
+		return r.To.Bits() > 0 && r.To.Contains(to) && slices.ContainsFunc(r.Hops, func(h Hop) bool { return h.Link == link && !h.Gateway.IsValid() })
+	})
 }
 
 // defaults is the default routes of a family, the lowest metric first.

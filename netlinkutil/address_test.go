@@ -180,6 +180,13 @@ func testGateways(t *testing.T, w world) {
 	wantSubnets(t, w, "eth0",
 		"192.168.50.0/24 192.168.50.2 192.168.50.1", "192.168.60.0/24 192.168.60.2 192.168.60.1", "192.168.70.0/24 192.168.70.2 10.9.9.9",
 		"2001:db8:50::/64 2001:db8:50::2 2001:db8:50::1", "fd00:50::/64 fd00:50::2 fe80::1")
+
+	// As hosters have it: a route to the router, which no subnet holds.
+	w.AddNIC("eth1")
+	address(w, "eth1", "10.1.0.2/24")
+	w.AddRoute(netip.MustParsePrefix("10.9.9.1/32"), 0, via("eth1"))
+	w.AddRoute(default4, 50, via("10.9.9.1 eth1"))
+	wantSubnets(t, w, "eth1", "10.1.0.0/24 10.1.0.2 10.9.9.1")
 }
 
 func testVia(t *testing.T, w world) {

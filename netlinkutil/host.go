@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -396,7 +399,20 @@ func (h *Host) AddSubInterface(s SubInterface) (Link, error) {
 	if err != nil {
 		return Link{}, h.undo(s.Name, err)
 	}
+	if s.Mode.Kind == mode.IPvlan {
+		l.DeviceID = deviceID(s.Name)
+	}
 	return l, nil
+}
+
+// deviceID is a link's dev_id, 0 if it is not told: netlink does not have it.
+func deviceID(name string) uint16 {
+	text, err := os.ReadFile("/sys/class/net/" + name + "/dev_id")
+	if err != nil {
+		return 0
+	}
+	id, _ := strconv.ParseUint(strings.TrimSpace(string(text)), 0, 16)
+	return uint16(id)
 }
 
 // finish does to a new sub-interface what its creation could not.

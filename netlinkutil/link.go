@@ -25,6 +25,11 @@ type Link struct {
 	VLAN       int    // ID of a vlan link, 0 otherwise
 
 	VLANProtocol VLANProtocol // of a vlan link, 0 otherwise
+
+	// DeviceID is what tells an ipvlan link from the others of its parent's MAC
+	// (dev_id), and is in the IPv6 addresses that it makes for itself. Only
+	// AddSubInterface tells it; 0 otherwise.
+	DeviceID uint16
 }
 
 // VLANProtocol is the EtherType of a VLAN's tags.

@@ -247,8 +247,8 @@ func (h *Host) request(kind, flags int, answer uint16, data ...nl.NetlinkRequest
 
 // Reach makes the host's route to a container, and the permanent neighbour, or
 // puts them right. A route that is somebody else's is ErrExists; a Source that
-// is not the host's is ErrInvalid, and so is a shim that is down, or has no
-// carrier where its routes need one; IPv6 without IPv6 is ErrUnsupported.
+// is not the host's is ErrNoSource; a shim that is down, or has no carrier where
+// its routes need one, is ErrDown; IPv6 without IPv6 is ErrUnsupported.
 // ErrNotFound if the shim is not there.
 func (h *Host) Reach(s Shim, r HostRoute) error {
 	if err := cmpErr(s.Check(), r.Check()); err != nil {

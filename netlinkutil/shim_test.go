@@ -492,14 +492,14 @@ func testHostAddresses(t *testing.T, w world) {
 		"2001:db8:50::2/64", "2001:db8:50::3/64", "fe80::5/64", "fd00:50::2/128")
 	w.AddAddress("eth0", netip.MustParsePrefix("192.168.60.2/24"), unix.IFA_F_DEPRECATED)
 	w.AddAddress("eth0", netip.MustParsePrefix("2001:db8:60::2/64"), unix.IFA_F_DEPRECATED)
-	all := []string{"192.168.50.2", "10.0.0.2", "203.0.113.9", "192.168.50.3", "fd00:50::2", "2001:db8:50::3", "2001:db8:50::2"}
+	all := []string{"192.168.50.2", "10.0.0.2", "192.168.50.3", "fd00:50::2", "2001:db8:50::3", "2001:db8:50::2"}
 	want("eth0", all...)
 	want("eth1")
 	address(w, "eth1", "2001:db8:70::2/64")
 	want("eth1", "2001:db8:70::2")
 	w.AddRoute(default6, 0, via("fe80::1 eth0"))
 	w.AddRoute(default4, 0, via("192.168.50.1 eth0"))
-	want("eth1", "192.168.50.2", "10.0.0.2", "203.0.113.9", "192.168.50.3", "2001:db8:70::2")
+	want("eth1", "192.168.50.2", "10.0.0.2", "192.168.50.3", "2001:db8:70::2")
 	w.DropAddress("eth1", netip.MustParseAddr("2001:db8:70::2"))
 	want("eth1", all...)
 	s := shim(mode.Default)
@@ -703,19 +703,27 @@ func talk(from, to netns.NsHandle, addr netip.Addr) (heard netip.Addr, err error
 
 // TestHosts is about addresses that are hard to come by.
 func TestHosts(t *testing.T) {
+	const floats = 1 << 31
 	at := func(link int, addr string, flags uint32) netlinkutil.Address {
 		a := netip.MustParseAddr(addr)
-		return netlinkutil.Address{Link: link, Addr: a, Prefix: netip.PrefixFrom(a, a.BitLen()), Flags: flags}
+		p := netip.PrefixFrom(a, a.BitLen()-8).Masked()
+		if flags == floats {
+			p, flags = netip.PrefixFrom(a, 32), unix.IFA_F_PERMANENT
+		}
+		return netlinkutil.Address{Link: link, Addr: a, Prefix: p, Flags: flags}
 	}
 	a := netlinkutil.Addressing{
 		Addresses: []netlinkutil.Address{
 			at(2, "10.0.0.3", unix.IFA_F_SECONDARY), at(2, "10.0.0.1", unix.IFA_F_PERMANENT), at(2, "10.0.0.9", unix.IFA_F_DEPRECATED),
-			at(2, "169.254.1.1", unix.IFA_F_PERMANENT), at(3, "2001:db8::3", 0),
+			at(2, "169.254.1.1", unix.IFA_F_PERMANENT), at(2, "10.0.0.77", floats), at(4, "10.0.0.78", floats), at(3, "2001:db8::3", 0), at(3, "2001:db8::9", unix.IFA_F_PERMANENT),
 			at(2, "2001:db8::1", unix.IFA_F_TENTATIVE), at(2, "2001:db8::2", unix.IFA_F_TEMPORARY), at(2, "2001:db8::4", unix.IFA_F_DADFAILED), at(2, "fe80::1", 0),
 		},
 		Routes: []netlinkutil.Route{{To: default6, Hops: []netlinkutil.Hop{{Link: 3}}}},
 	}
-	if got := fmt.Sprint(a.Hosts(2)); got != "[10.0.0.1 10.0.0.3 2001:db8::3]" {
+	if got := fmt.Sprint(a.Hosts(2)); got != "[10.0.0.1 10.0.0.3 2001:db8::9 2001:db8::3]" {
+		t.Errorf("got %s", got)
+	}
+	if got := fmt.Sprint(a.Hosts(4)); got != "[10.0.0.78 2001:db8::9 2001:db8::3]" {
 		t.Errorf("got %s", got)
 	}
 }
