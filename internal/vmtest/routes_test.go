@@ -325,6 +325,36 @@ fd99::1/128 on beside`}
 	wantTable(t, "the router beside the subnet, at start", c, defaults, beside)
 }
 
+// The host itself as the containers' router, by its link for host access.
+func TestRouterIsHost(t *testing.T) {
+	b := begin(t)
+	b.network("--subnet", "192.168.50.0/24", "--gateway", docker4, "--ip-range", "192.168.50.64/26",
+		"--ipv6", "--subnet", "fd00:50::/64", "--gateway", docker6, "--ip-range", "fd00:50::1:0/112",
+		"-o", "parent=eth0", "-o", "host_access=true", "-o", "routes=10.20.0.0/16 via "+docker4, "byhost")
+	c := b.connect("byhost", "base1")
+	shim := ""
+	for name, l := range links(t, "") {
+		for _, a := range l.Addrs {
+			if strings.HasPrefix(name, "ulh") && strings.HasPrefix(a.Local, "fe80:") {
+				shim = a.Local
+			}
+		}
+	}
+	want := routed{others: strings.ReplaceAll(`
+0.0.0.0/0 via 169.254.50.2 on byhost
+10.20.0.0/16 via 169.254.50.2 on byhost
+169.254.50.2/32 on byhost
+192.168.50.0/24 on byhost
+192.168.50.2/32 via 169.254.50.2 on byhost
+::/0 via fe80::1 on byhost
+fd00:50::/64 on byhost
+fd00:50::2/128 via fe80::1 on byhost
+fe80::1/128 on byhost`, "fe80::1", shim)}
+	wantTable(t, "the host as router", c, "", want)
+	reaches(t, "the container to and through the Docker host", c.at(), docker4, docker6, internet4, internet6)
+	b.disconnect("byhost", "base1")
+}
+
 // Routes that no container could have are refused when the network is made.
 func TestRouteRefusals(t *testing.T) {
 	b := begin(t)
