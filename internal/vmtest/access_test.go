@@ -22,14 +22,20 @@ func ofFamily(of string, addrs []string) (same []string) {
 
 // access wants the host and a container to reach each other: ping and TCP, by
 // the container's addresses of a network and by all of the host's own, each
-// seeing the other by the address that it is known by. In the container and in
-// the host a server runs.
+// seeing the other by an address of its own. In the container and in the host a
+// server runs.
 func access(t *testing.T, what string, c container, network string, inside, host *echo, own ...string) {
 	t.Helper()
 	addrs := c.addrs(network)
 	for _, a := range addrs {
 		reaches(t, what+": the host to "+c.Name, "", a)
 		calls(t, what+": the host to "+c.Name, "", a, inside, ofFamily(a, own)...)
+	}
+	// A container may have made itself one by an advertisement (RFC 4862).
+	for _, l := range links(t, c.at()) {
+		for _, a := range l.Addrs {
+			addrs = append(addrs, a.Local)
+		}
 	}
 	for _, h := range own {
 		reaches(t, what+": "+c.Name+" to the host", c.at(), h)
@@ -134,6 +140,14 @@ ip link set eth0.10 up`)
 	b.advertise()
 	w := b.witness()
 	own := map[string][]string{"mac": {docker4, docker6}, "flat": {"192.168.10.2", "fd00:10::2"}}
+	for _, a := range links(t, "")["eth0"].Addrs { // the one by advertisement
+		if netip.MustParsePrefix(slaac).Contains(netip.MustParseAddr(a.Local)) {
+			own["mac"] = append(own["mac"], a.Local)
+		}
+	}
+	if len(own["mac"]) != 3 {
+		t.Fatalf("eth0 has %+v, want an address of %s", links(t, "")["eth0"].Addrs, slaac)
+	}
 	own["mac2"] = own["mac"]
 	b.network(lanArgs("-o", "host_access=true", "mac")...)
 	// No default route: up to Docker 27 dockerd cannot change from one network's
@@ -186,10 +200,17 @@ ip link set eth0.10 up`)
 		b.disconnect(network, name)
 	}
 	t.Run("a second network", func(t *testing.T) {
+		// The advertised prefix: its containers have two addresses there.
+		b.network("--subnet", "192.168.51.0/24", "--ipv6", "--subnet", slaac, "--ip-range", "fd00:50:a::1:0/112",
+			"-o", "parent=eth0", "-o", "no_default_route=true", "-o", "host_access=true", "prefix")
+		c := b.connect("prefix", "base2")
+		access(t, "two addresses of one prefix", c, "prefix", in2, host, own["mac"]...)
+		b.disconnect("prefix", "base2")
+		docker(t, "network", "rm", "prefix")
+
 		b.network("--subnet", "192.168.51.0/24", "--ipv6", "--subnet", "fd00:51::/64",
 			"-o", "parent=eth0", "-o", "no_default_route=true", "-o", "host_access=true", "mac2")
-		newcomer(t, "base2", "mac2")
-		c := b.connect("mac2", "base1") // it has the routes from the first
+		c = b.connect("mac2", "base1") // it has the routes from the first
 		b.connect("mac", "base2")
 		d := b.connect("mac2", "base2")
 		if n := shimCount(t); n != 2 {
