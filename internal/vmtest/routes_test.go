@@ -202,7 +202,6 @@ func TestRouteTables(t *testing.T) {
 		{a: "an-inner", b: "beta", four: "beta", six: "beta", atStart: true},
 		// A network with gateways of both families comes before one with one.
 		{a: "a4", b: "beta", four: "beta", six: "beta"},
-		{a: "a4", b: "beta", four: "a4", six: "beta", priority: "a4", young: true},
 		{a: "alpha", b: "static", four: "alpha", six: "alpha"},
 		{a: "a-route", b: "beta", four: "a-route", six: "a-route", atStart: true, young: true},
 		// Docker before 28 fails over two default routes, its own ipvlan's
