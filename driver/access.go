@@ -108,12 +108,8 @@ func (d *Driver) way(n *Network) (way, error) {
 func (d *Driver) shim(n *Network, parent netlinkutil.Link) netlinkutil.Shim {
 	s := netlinkutil.Shim{Name: shimName(n.parent()), Parent: n.parent(), Mode: n.mode(), Alias: d.shimAlias(n.parent())}
 	if n.mode().Kind == mode.Macvlan {
-		base := parent.PermMAC
-		if base == nil {
-			base = parent.MAC
-		}
 		s.Mode = mode.Default
-		s.MAC = net.HardwareAddr(deriveMAC(base, n.parent(), "host access", 0))
+		s.MAC = net.HardwareAddr(deriveMAC(baseMAC(parent), n.parent(), "host access", 0))
 	}
 	return s
 }
@@ -192,15 +188,20 @@ func (w way) source(e *Endpoint, of netip.Prefix) (source netip.Addr) {
 	return source
 }
 
+// nextHop is the shim's address by which containers route the host's of a
+// family, zero where they need none.
+func (w way) nextHop(family netip.Addr) netip.Addr {
+	if family.Is4() {
+		return w.shim.LinkLocal4
+	}
+	return w.shim.LinkLocal6
+}
+
 // byShim has a container use the host as a router, be it its gateway or the next
 // hop of a route, by the shim's addresses: those of the host are behind these.
 func (w way) byShim(p *Plumbing) {
 	by := func(router netip.Addr) netip.Addr {
-		to := w.shim.LinkLocal4
-		if router.Is6() {
-			to = w.shim.LinkLocal6
-		}
-		if to.IsValid() && slices.Contains(w.hosts, router) {
+		if to := w.nextHop(router); to.IsValid() && slices.Contains(w.hosts, router) {
 			return to
 		}
 		return router
@@ -253,10 +254,7 @@ func (w way) containerRoutes(e *Endpoint) (routes []Route) {
 		if !p.IsValid() {
 			continue
 		}
-		by := w.shim.LinkLocal4
-		if p.Addr().Is6() {
-			by = w.shim.LinkLocal6
-		}
+		by := w.nextHop(p.Addr())
 		if by.IsValid() {
 			routes = append(routes, Route{Destination: alone(by)})
 		}
@@ -417,14 +415,16 @@ func (d *Driver) keepAccess(parent string) error {
 	for _, e := range endpoints {
 		wanted = append(wanted, w.hostRoutes(e)...)
 	}
-	for _, r := range there {
-		if !slices.ContainsFunc(wanted, func(o netlinkutil.HostRoute) bool { return o.Addr == r.Addr }) {
-			note(d.kernel.Unreach(w.shim, r.Addr))
-		}
+	needed := map[netip.Addr]bool{}
+	for _, r := range wanted {
+		needed[r.Addr] = true
 	}
 	known := map[netip.Addr]netlinkutil.HostRoute{}
 	for _, r := range there {
 		known[r.Addr] = r
+		if !needed[r.Addr] {
+			note(d.kernel.Unreach(w.shim, r.Addr))
+		}
 	}
 	for _, r := range wanted {
 		if k, ok := known[r.Addr]; !ok || k.Source != r.Source || !slices.Equal(k.MAC, r.MAC) {

@@ -143,10 +143,7 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 	case n.mode().Alone():
 		e.MAC = MAC(parent.MAC)
 	case !n.mode().SharesMAC():
-		base := parent.PermMAC
-		if base == nil {
-			base = parent.MAC
-		}
+		base := baseMAC(parent)
 		for attempt := byte(0); e.MAC == nil || d.withMAC(n, e.MAC) != nil; attempt++ {
 			e.MAC = deriveMAC(base, n.lan(), who, attempt)
 		}

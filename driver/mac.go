@@ -3,6 +3,8 @@ package driver
 import (
 	"crypto/sha256"
 	"net"
+
+	"underlay/netlinkutil"
 )
 
 // deriveMAC makes a locally administered unicast MAC (IEEE 802 clause 8.4) out
@@ -21,6 +23,15 @@ func deriveMAC(parent net.HardwareAddr, lan, who string, attempt byte) MAC {
 	mac := MAC(h.Sum(nil)[:6])
 	mac[0] = mac[0]&^1 | 2
 	return mac
+}
+
+// baseMAC is that of a parent which the MACs on it are derived from: the one it
+// was made with, where it tells that, as its present one may be set anew.
+func baseMAC(parent netlinkutil.Link) net.HardwareAddr {
+	if parent.PermMAC != nil {
+		return parent.PermMAC
+	}
+	return parent.MAC
 }
 
 // dummyMAC keeps a dummy parent's MAC over a reboot, and with it those that

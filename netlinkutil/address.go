@@ -248,18 +248,24 @@ func (a Addressing) Own(name func(link int) string) map[netip.Addr]string {
 // subnet of the route that has it on the link. Of several addresses in a
 // subnet the primary is told.
 func (h *Host) Subnets(link string) ([]Subnet, error) {
-	if err := CheckName(link); err != nil {
+	a, index, err := h.addressingOf(link)
+	if err != nil {
 		return nil, err
+	}
+	return a.Subnets(index), nil
+}
+
+// addressingOf is the host's addresses and routes, and the index of a link.
+func (h *Host) addressingOf(link string) (a Addressing, index int, err error) {
+	if err := CheckName(link); err != nil {
+		return a, 0, err
 	}
 	k, err := h.get(link)
 	if err != nil {
-		return nil, err
+		return a, 0, err
 	}
-	a, err := h.addressing()
-	if err != nil {
-		return nil, err
-	}
-	return a.Subnets(k.Attrs().Index), nil
+	a, err = h.addressing()
+	return a, k.Attrs().Index, err
 }
 
 // HostAddresses lists the host's own addresses of a link, by which its
@@ -268,18 +274,11 @@ func (h *Host) Subnets(link string) ([]Subnet, error) {
 // the link has none of a family, they are those of the link of that family's
 // default route.
 func (h *Host) HostAddresses(link string) ([]netip.Addr, error) {
-	if err := CheckName(link); err != nil {
-		return nil, err
-	}
-	k, err := h.get(link)
+	a, index, err := h.addressingOf(link)
 	if err != nil {
 		return nil, err
 	}
-	a, err := h.addressing()
-	if err != nil {
-		return nil, err
-	}
-	return a.Hosts(k.Attrs().Index), nil
+	return a.Hosts(index), nil
 }
 
 // DefaultLink is the link of a family's default route: of the lowest metric in

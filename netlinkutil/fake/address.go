@@ -144,34 +144,38 @@ func (k *Kernel) addressing() (a netlinkutil.Addressing) {
 func (k *Kernel) Subnets(link string) ([]netlinkutil.Subnet, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := k.injected("Subnets"); err != nil {
+	a, index, err := k.addressingOf("Subnets", link)
+	if err != nil {
 		return nil, err
 	}
+	return a.Subnets(index), nil
+}
+
+// addressingOf is the host's addresses and routes, and the index of a link, for
+// a verb that may be made to fail.
+func (k *Kernel) addressingOf(op, link string) (a netlinkutil.Addressing, index int, err error) {
+	if err := k.injected(op); err != nil {
+		return a, 0, err
+	}
 	if err := netlinkutil.CheckName(link); err != nil {
-		return nil, err
+		return a, 0, err
 	}
 	l := k.find(link)
 	if l == nil {
-		return nil, netlinkutil.NotFound("link", link)
+		return a, 0, netlinkutil.NotFound("link", link)
 	}
-	return k.addressing().Subnets(l.Index), nil
+	return k.addressing(), l.Index, nil
 }
 
 // HostAddresses lists the host's own addresses, as Host's does.
 func (k *Kernel) HostAddresses(link string) ([]netip.Addr, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := k.injected("HostAddresses"); err != nil {
+	a, index, err := k.addressingOf("HostAddresses", link)
+	if err != nil {
 		return nil, err
 	}
-	if err := netlinkutil.CheckName(link); err != nil {
-		return nil, err
-	}
-	l := k.find(link)
-	if l == nil {
-		return nil, netlinkutil.NotFound("link", link)
-	}
-	return k.addressing().Hosts(l.Index), nil
+	return a.Hosts(index), nil
 }
 
 // DefaultLink is the link of a family's default route, as Host's is.
