@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,9 @@ type Config struct {
 	Host         Host          // nil: no pool can be read from a NIC
 	Detector     Detector      // nil: no LAN is asked about anything
 	Log          *logrus.Entry // nil: no log
+	// Grace is for how long something that nobody is known to need stays held;
+	// 0 stands for a minute.
+	Grace time.Duration
 }
 
 // Users knows which addresses are in use by endpoints, whatever dockerd says.
@@ -102,7 +106,7 @@ func New(st *store.Store, users Users, cfg Config) (*IPAM, error) {
 		defaults: cfg.DefaultPools,
 		log:      cfg.Log,
 		now:      time.Now,
-		grace:    grace,
+		grace:    cmp.Or(cfg.Grace, grace),
 		pools:    btree.NewBTreeGOptions(func(a, b *pool) bool { return a.subnet.Addr().Less(b.subnet.Addr()) }, btree.Options{NoLocks: true}),
 		networks: map[string]NetworkPools{},
 		naming:   map[netip.Prefix]map[string]struct{}{},

@@ -32,6 +32,9 @@ type Config struct {
 	Version      string
 	Log          *logrus.Logger
 	Kernel       Kernel // nil: the netns that the plugin runs in, and its LANs
+	// Grace is how long what nobody is known to need is kept, should dockerd come
+	// back to it; 0 stands for the default.
+	Grace time.Duration
 }
 
 // Kernel is the host's network stack. *netlinkutil.Host is the real one.
@@ -180,6 +183,7 @@ func (p *Plugin) open() (_ parts, err error) {
 	names := &names{}
 	settings := ipam.Config{
 		DefaultPools: p.config.DefaultPools, Host: lan.New(o.kernel, lan.ResolvConf), Log: p.config.Log.WithField("part", "ipam"),
+		Grace: p.config.Grace,
 	}
 	var announcer driver.Announcer
 	if p.config.Kernel == nil {

@@ -165,6 +165,8 @@ ip link set eth0.10 up`)
 
 	start, stop := time.Now(), make(chan struct{})
 	var talks sync.WaitGroup
+	finish := sync.OnceFunc(func() { close(stop); talks.Wait() })
+	t.Cleanup(finish) // a test that has ended may not be told of a lost connection
 	keep := func(what string, from place, to string) {
 		conn, err := from.dial(to)
 		if err != nil {
@@ -245,8 +247,7 @@ ip link set eth0.10 up`)
 	for n := 0; time.Since(start) < lasts; n++ {
 		newcomer(t, []string{"base2", "base1"}[n%2], []string{"mac", "flat"}[n%2])
 	}
-	close(stop)
-	talks.Wait()
+	finish()
 	if t.Failed() {
 		return
 	}
