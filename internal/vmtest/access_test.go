@@ -149,9 +149,9 @@ ip link set eth0.10 up`)
 		t.Fatalf("eth0 has %+v, want an address of %s", links(t, "")["eth0"].Addrs, slaac)
 	}
 	own["mac2"] = own["mac"]
-	b.network(lanArgs("-o", "host_access=true", "mac")...)
-	// No default route: up to Docker 27 dockerd cannot change from one network's
-	// to another's in a container that has a third from an advertisement.
+	// No default routes: up to Docker 27 dockerd cannot set its own in a container
+	// that an advertisement has given one, be it a moment before.
+	b.network(lanArgs("-o", "no_default_route=true", "-o", "host_access=true", "mac")...)
 	b.network("--subnet", "192.168.10.0/24", "--ipv6", "--subnet", "fd00:10::/64",
 		"-o", "parent=eth0.10", "-o", "ipvlan_mode=l2", "-o", "no_default_route=true", "-o", "host_access=true", "flat")
 	var mac, flat container
