@@ -29,12 +29,24 @@ type Config struct {
 	Socket       string // path of the unix socket
 	State        string // folder of the state file
 	DefaultPools []ipam.DefaultPool
+	Sandboxes    Sandboxes
 	Version      string
 	Log          *logrus.Logger
 	Kernel       Kernel // nil: the netns that the plugin runs in, and its LANs
 	// Grace is how long what nobody is known to need is kept, should dockerd come
 	// back to it; 0 stands for the default.
 	Grace time.Duration
+}
+
+// SandboxDir is where dockerd keeps containers' network namespaces, unless it has
+// another --exec-root.
+const SandboxDir = "/var/run/docker/netns"
+
+// Sandboxes is the folder of containers' network namespaces.
+type Sandboxes struct {
+	Dir   string // as dockerd names it in SandboxKeys; "" stands for SandboxDir
+	At    string // where it is seen here
+	Enter bool   // whether interfaces may be made again in them
 }
 
 // Kernel is the host's network stack. *netlinkutil.Host is the real one.

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
+	"underlay/internal/privilege"
 	"underlay/ipam"
 	"underlay/plugin"
 )
@@ -33,7 +35,7 @@ func main() {
 }
 
 func serve() *cobra.Command {
-	var socket, stateDir string
+	var socket, stateDir, sandboxes string
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve Docker's network and IPAM driver calls on a plugin socket",
@@ -43,16 +45,21 @@ Environment:
   LOG_LEVEL      error, warn, info (default) or debug
   LOG_FORMAT     text (default) or json
   DEFAULT_POOLS  subnets for networks that name none, such as
-                 base=10.210.0.0/16,size=24;base=fd00:210::/48,size=64`,
+                 base=10.210.0.0/16,size=24;base=fd00:210::/48,size=64
+  REBUILD        on (default): interfaces of running containers that went with
+                 their parent are made again when it is back; off: they are not
+  SANDBOX_DIR    the containers' network namespaces as dockerd names them, the
+                 folder netns in its --exec-root (default /var/run/docker/netns)`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return run(socket, stateDir) },
+		RunE: func(*cobra.Command, []string) error { return run(socket, stateDir, sandboxes) },
 	}
 	cmd.Flags().StringVar(&socket, "socket", plugin.DefaultSocket, "unix socket to listen on")
 	cmd.Flags().StringVar(&stateDir, "state", "/var/lib/underlay", "folder of the state file")
+	cmd.Flags().StringVar(&sandboxes, "sandboxes", "", "where the folder SANDBOX_DIR is seen, if it is mounted elsewhere")
 	return cmd
 }
 
-func run(socket, stateDir string) error {
+func run(socket, stateDir, sandboxes string) error {
 	log, err := logger(os.Getenv("LOG_LEVEL"), os.Getenv("LOG_FORMAT"))
 	if err != nil {
 		return err
@@ -61,7 +68,12 @@ func run(socket, stateDir string) error {
 	if err != nil {
 		return fmt.Errorf("DEFAULT_POOLS: %w", err)
 	}
-	p, err := plugin.Listen(plugin.Config{Socket: socket, State: stateDir, DefaultPools: pools, Version: version, Log: log})
+	s, err := sandboxesOf(os.Getenv("REBUILD"), os.Getenv("SANDBOX_DIR"), sandboxes)
+	if err != nil {
+		return err
+	}
+	give(log, s.Enter)
+	p, err := plugin.Listen(plugin.Config{Socket: socket, State: stateDir, DefaultPools: pools, Sandboxes: s, Version: version, Log: log})
 	if err != nil {
 		return err
 	}
@@ -76,6 +88,45 @@ func run(socket, stateDir string) error {
 	case err := <-served:
 		return err
 	}
+}
+
+// give gives up all privileges but those that are needed, before a byte of
+// anybody's is read.
+func give(log *logrus.Logger, enter bool) {
+	keep := []privilege.Capability{privilege.NetAdmin, privilege.NetRaw}
+	if enter {
+		keep = append(keep, privilege.SysAdmin)
+	}
+	lacking, err := privilege.Drop(keep...)
+	if err != nil {
+		log.Warn(err)
+	}
+	if len(lacking) > 0 {
+		log.Warnf("without %s, what needs it will fail: run underlay as root, or grant it (docker plugin install asks to)", privilege.Names(lacking))
+	}
+}
+
+// sandboxesOf reads what says where containers' namespaces are. An upgrade of the
+// plugin keeps the settings of before, so that what is not set has its default
+// here too.
+func sandboxesOf(rebuild, dir, at string) (s plugin.Sandboxes, err error) {
+	switch rebuild {
+	case "", "on":
+		s.Enter = true
+	case "off":
+	default:
+		return s, fmt.Errorf("REBUILD=%s is not known; it takes on or off", rebuild)
+	}
+	if dir == "" {
+		dir = plugin.SandboxDir
+	}
+	if !filepath.IsAbs(dir) {
+		return s, fmt.Errorf("SANDBOX_DIR=%s is no whole path; write it as %s", dir, plugin.SandboxDir)
+	}
+	if s.Dir, s.At = filepath.Clean(dir), at; at == "" {
+		s.At = s.Dir
+	}
+	return s, nil
 }
 
 func logger(level, format string) (*logrus.Logger, error) {

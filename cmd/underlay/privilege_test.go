@@ -1,0 +1,108 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"underlay/internal/nstest"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
+
+// A thread that was forgotten would have them all.
+func TestEveryThreadDropsWhatItDoesNotNeed(t *testing.T) {
+	var has [2]unix.CapUserData
+	if err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &has[0]); err != nil {
+		t.Fatal(err)
+	}
+	const needs = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW | 1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_SETPCAP
+	if has[0].Effective&needs != needs {
+		t.Skip("needs root's capabilities, or a user namespace")
+	}
+	dir := t.TempDir()
+	binary := filepath.Join(dir, "underlay")
+	build := exec.Command("go", "build", "-o", binary, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	const network = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW
+	for rebuild, want := range map[string]uint64{"off": network, "on": network | 1<<unix.CAP_SYS_ADMIN} {
+		t.Run("REBUILD="+rebuild, func(t *testing.T) {
+			state := t.TempDir()
+			socket := filepath.Join(state, "underlay.sock")
+			var log bytes.Buffer
+			cmd := exec.Command(binary, "serve", "--socket", socket, "--state", state)
+			cmd.Env = append(os.Environ(), "REBUILD="+rebuild)
+			cmd.Stdout, cmd.Stderr = &log, &log
+			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, AmbientCaps: []uintptr{unix.CAP_CHOWN}}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := false
+			end := func() {
+				if !ended {
+					ended = true
+					cmd.Process.Signal(syscall.SIGTERM)
+					if err := cmd.Wait(); err != nil {
+						t.Errorf("serve ended with %v", err)
+					}
+				}
+			}
+			defer func() {
+				if end(); t.Failed() {
+					t.Logf("its log:\n%s", log.String())
+				}
+			}()
+			for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+				if _, err := os.Stat(socket); err == nil {
+					break
+				}
+				if time.Since(start) > 20*time.Second {
+					t.Fatal("it does not serve")
+				}
+			}
+			threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", cmd.Process.Pid))
+			if err != nil || len(threads) < 3 {
+				t.Fatalf("%d threads, %v", len(threads), err)
+			}
+			for _, thread := range threads {
+				status, err := os.ReadFile(thread)
+				if err != nil {
+					continue // it has ended
+				}
+				has := map[string]string{}
+				for line := range strings.Lines(string(status)) {
+					key, value, _ := strings.Cut(line, ":")
+					has[key] = strings.TrimSpace(value)
+				}
+				set := fmt.Sprintf("%016x", want)
+				wanted := map[string]string{
+					"CapEff": set, "CapPrm": set, "CapBnd": set,
+					"CapInh": "0000000000000000", "CapAmb": "0000000000000000", "NoNewPrivs": "1",
+				}
+				for key, w := range wanted {
+					if has[key] != w {
+						t.Errorf("%s of %s is %s, want %s", key, thread, has[key], w)
+					}
+				}
+			}
+			end()
+			// It could make its state, having dropped what lets root write anywhere.
+			files, _ := os.ReadDir(state)
+			if !slices.ContainsFunc(files, func(f os.DirEntry) bool { return f.Name() == "underlay.db" }) {
+				t.Errorf("no state file: %v", files)
+			}
+		})
+	}
+}
