@@ -13,7 +13,7 @@ import (
 func BenchmarkApply(b *testing.B) {
 	for _, callers := range []int{1, 64} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
-			s := open(b, filepath.Join(b.TempDir(), "state.db"))
+			s := opened(b, filepath.Join(b.TempDir(), "state.db"))
 			var n atomic.Int64
 			b.SetParallelism(max(1, callers/runtime.GOMAXPROCS(0)))
 			b.RunParallel(func(pb *testing.PB) {

@@ -9,9 +9,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"go.etcd.io/bbolt"
 )
 
-func open(t testing.TB, path string) *Store {
+func opened(t testing.TB, path string) *Store {
 	t.Helper()
 	s, err := Open(path)
 	if err != nil {
@@ -32,7 +34,7 @@ func records(t *testing.T, s *Store, bucket string) map[string]string {
 
 func TestRecordsSurviveReopen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "made", "state.db")
-	s := open(t, path)
+	s := opened(t, path)
 	if n := len(records(t, s, "a")); n != 0 {
 		t.Fatalf("a new file has %d records", n)
 	}
@@ -54,14 +56,14 @@ func TestRecordsSurviveReopen(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s = open(t, path)
+	s = opened(t, path)
 	if a, b := len(records(t, s, "a")), len(records(t, s, "b")); a != 32 || b != 64 {
 		t.Errorf("%d and %d records after reopen, want 32 and 64", a, b)
 	}
 }
 
 func TestSubmissionsKeepTheirOrder(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "state.db"))
+	s := opened(t, filepath.Join(t.TempDir(), "state.db"))
 	var last <-chan error
 	for i := range 1000 {
 		last = s.Submit(Change{"a", []byte("k"), fmt.Append(nil, i)})
@@ -75,7 +77,7 @@ func TestSubmissionsKeepTheirOrder(t *testing.T) {
 }
 
 func TestABadChangeLeavesNothing(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "state.db"))
+	s := opened(t, filepath.Join(t.TempDir(), "state.db"))
 	err := s.Apply(Change{"a", []byte("k"), []byte("v")}, Change{"a", nil, []byte("v")})
 	if err == nil || !strings.Contains(err.Error(), "state not written") {
 		t.Fatalf("error %v", err)
@@ -87,7 +89,7 @@ func TestABadChangeLeavesNothing(t *testing.T) {
 
 func TestClosedAndHeld(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
-	s := open(t, path)
+	s := opened(t, path)
 	if _, err := Open(path); err == nil || !strings.Contains(err.Error(), "another underlay process") {
 		t.Errorf("second open: %v", err)
 	}
@@ -97,80 +99,25 @@ func TestClosedAndHeld(t *testing.T) {
 	}
 }
 
-// However a file is damaged, whoever opens it gets an error or its records, and
-// never a crash: dockerd would start the plugin again at once, for ever.
-func TestDamagedFile(t *testing.T) {
-	whole := filepath.Join(t.TempDir(), "state.db")
-	s := open(t, whole)
-	for i := range 500 {
-		if err := s.Apply(Change{"a", fmt.Append(nil, i), make([]byte, 100)}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s.Close()
-	text, err := os.ReadFile(whole)
-	if err != nil {
-		t.Fatal(err)
-	}
-	page := os.Getpagesize()
-	bad := 0
-	for name, damage := range map[string]func([]byte) []byte{
-		"truncated in the first page": func(b []byte) []byte { return b[:100] },
-		"truncated after the metas":   func(b []byte) []byte { return b[:2*page] },
-		"truncated in the middle":     func(b []byte) []byte { return b[:5*page] },
-		"zeroed after the metas":      func(b []byte) []byte { clear(b[2*page:]); return b },
-		"zeroed metas":                func(b []byte) []byte { clear(b[:2*page]); return b },
-		"garbage after the metas": func(b []byte) []byte {
-			for i := range b[2*page:] {
-				b[2*page+i] = byte(i * 7)
-			}
-			return b
-		},
-		"another file": func([]byte) []byte { return []byte(strings.Repeat("no bolt file\n", 3000)) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "state.db")
-			damaged := damage(bytes.Clone(text))
-			if err := os.WriteFile(path, damaged, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			s, err := Open(path)
-			if err == nil {
-				err = errors.Join(
-					s.Each("a", func(_, _ []byte) error { return nil }),
-					s.Apply(Change{"a", []byte("k"), []byte("v")}))
-			}
-			if err == nil {
-				t.Fatal("nobody noticed")
-			}
-			t.Log(err)
-			bad++
-		})
-	}
-	if bad != 7 {
-		t.Errorf("%d of 7 were noticed", bad)
-	}
-}
-
 // A file of an earlier format is taken over, one of a later is left alone.
 func TestFormat(t *testing.T) {
+	for format := range Format {
+		path := filepath.Join(t.TempDir(), "state.db")
+		earlier(t, path, format, map[string]string{"endpoints": "v", "pools": ""})
+		for range 2 {
+			s := opened(t, path)
+			if e, p := records(t, s, "endpoints"), records(t, s, "pools"); e["k"] != "v" || len(p) != 1 || p["k"] != "" {
+				t.Errorf("format %d: records %q %q", format, e, p)
+			}
+			s.Close()
+		}
+		if _, got, _, err := claim(path); got != Format {
+			t.Errorf("format %d has become %d, %v", format, got, err)
+		}
+	}
+
 	path := filepath.Join(t.TempDir(), "state.db")
-	s := open(t, path)
-	if got := records(t, s, "store")["format"]; got != fmt.Sprint(Format) {
-		t.Errorf("a new file has format %q", got)
-	}
-	if err := s.Apply(Change{"a", []byte("k"), []byte("v")}, Change{Bucket: "store", Key: []byte("format")}); err != nil {
-		t.Fatal(err)
-	}
-	s.Close()
-	s = open(t, path)
-	if got := records(t, s, "store")["format"]; got != fmt.Sprint(Format) || records(t, s, "a")["k"] != "v" {
-		t.Errorf("a file of the first format has %q afterwards", got)
-	}
-	if err := s.Apply(Change{"store", []byte("format"), fmt.Append(nil, Format+1)}); err != nil {
-		t.Fatal(err)
-	}
-	s.Close()
+	earlier(t, path, Format+1, map[string]string{"unheard of": "v"})
 	before, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -181,5 +128,37 @@ func TestFormat(t *testing.T) {
 	}
 	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("the file has changed, %v", err)
+	}
+}
+
+// earlier writes a file as another version would: a record "k" in each bucket,
+// without a checksum.
+func earlier(t *testing.T, path string, format int, values map[string]string) {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	err = db.Update(func(tx *bbolt.Tx) error {
+		put := func(bucket, key, value string) error {
+			b, err := tx.CreateBucketIfNotExists([]byte(bucket))
+			if err != nil {
+				return err
+			}
+			return b.Put([]byte(key), []byte(value))
+		}
+		for bucket, value := range values {
+			if err := put(bucket, "k", value); err != nil {
+				return err
+			}
+		}
+		if format < 2 { // the first had no number
+			return nil
+		}
+		return put("store", "format", fmt.Sprint(format))
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
