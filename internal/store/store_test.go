@@ -111,7 +111,7 @@ func TestFormat(t *testing.T) {
 			}
 			s.Close()
 		}
-		if _, got, _, err := claim(path); got != Format {
+		if got, err := formatOf(path); got != Format {
 			t.Errorf("format %d has become %d, %v", format, got, err)
 		}
 	}
