@@ -27,6 +27,11 @@ var (
 	ErrDown              = errors.New("link is down")
 	ErrNoSource          = errors.New("no address of this host")
 	ErrInvalid           = errors.New("invalid")
+	// Of containers' netns: there is none of that path any more; none can be
+	// entered, or it is not known whether there is one; the path is not one.
+	ErrNoSandbox  = errors.New("no such sandbox")
+	ErrNoEntry    = errors.New("no entry into sandboxes")
+	ErrBadSandbox = errors.New("no sandbox of a container")
 )
 
 // named is a named error that is also one of the standard library's.

@@ -1,0 +1,64 @@
+package netlinkutil
+
+import (
+	"net/netip"
+	"path"
+	"regexp"
+	"strings"
+)
+
+// Interface is a link in a container: what must be known to make it again. Two
+// of the same link are deeply equal, also after a way through JSON.
+type Interface struct {
+	Name string `json:"name"`
+	MTU  int    `json:"mtu"` // bytes
+	Up   bool   `json:"up,omitempty"`
+	// Addrs are those that somebody has set, with the length of their subnet, in
+	// the order in which they were: none that the kernel made for itself or from
+	// router advertisements, and none that runs out.
+	Addrs []netip.Prefix `json:"addrs,omitempty"`
+	// Routes are those by the link alone that somebody has set, of all tables but
+	// local, in the kernel's order.
+	Routes []InterfaceRoute `json:"routes,omitempty"`
+	// Settings are the sysctls of the link that differ from those of a new one in
+	// its netns: "ipv6/conf/disable_ipv6": "1". The first part is ipv4 or ipv6,
+	// the second conf or neigh.
+	Settings map[string]string `json:"settings,omitempty"`
+}
+
+// InterfaceRoute is a unicast route by a link in a container. The numbers are
+// those of linux/rtnetlink.h.
+type InterfaceRoute struct {
+	To       netip.Prefix `json:"to"`
+	Via      netip.Addr   `json:"via,omitzero"` // zero: everybody is on the link
+	Source   netip.Addr   `json:"src,omitzero"` // zero: the kernel's choice
+	OnLink   bool         `json:"onlink,omitempty"`
+	Metric   int          `json:"metric,omitempty"`
+	Table    int          `json:"table,omitempty"` // 0 stands for main
+	Scope    int          `json:"scope,omitempty"` // RT_SCOPE_…, IPv4 only
+	Protocol int          `json:"proto,omitempty"` // RTPROT_…
+	TOS      int          `json:"tos,omitempty"`
+	MTU      int          `json:"mtu,omitempty"` // bytes, 0: the link's
+}
+
+// sandboxKey is the name of a container's netns: the first 12 digits of the
+// sandbox's ID (moby, daemon/libnetwork/osl, GenerateKey). The others that dockerd
+// has there are the host's (default) and those of swarm (ingress_sbox, lb_…,
+// 1-…), which no network of a plugin's has to do with.
+var sandboxKey = regexp.MustCompile(`^[0-9a-f]{12,64}$`)
+
+// CheckSandbox tells why key, a path that dockerd has given, is no netns of a
+// container in dir, dockerd's folder of those. /run and /var/run are the same.
+func CheckSandbox(dir, key string) error {
+	of := func(p string) string {
+		if strings.HasPrefix(p, "/run/") {
+			return "/var" + p
+		}
+		return p
+	}
+	in, name := path.Split(key)
+	if in != path.Clean(in)+"/" || of(path.Clean(in)) != of(path.Clean(dir)) || !sandboxKey.MatchString(name) {
+		return refuse(ErrBadSandbox, "%q is no network namespace of a container; dockerd has those in %s (if its exec-root is another, set SANDBOX_DIR to that folder)", key, dir)
+	}
+	return nil
+}
