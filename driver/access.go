@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -38,20 +37,6 @@ type Access interface {
 	HostAddresses(link string) ([]netip.Addr, error)
 	Subnets(link string) ([]netlinkutil.Subnet, error)
 }
-
-// Events tells what changes in the host.
-type Events interface {
-	Changes(ctx context.Context, each func(netlinkutil.Change)) error
-	AddressChanges(ctx context.Context, each func(link int)) error
-}
-
-const (
-	// accessEvery is how often all that host access needs is looked at, should
-	// a change have gone by unheard.
-	accessEvery = time.Minute
-	// accessAfter gathers changes that come together.
-	accessAfter = 100 * time.Millisecond
-)
 
 // access guards what is in the kernel for the host access of one parent.
 type access struct {
@@ -368,8 +353,8 @@ func (d *Driver) dropShim(a *access, parent string) error {
 func (d *Driver) accessible(parent string) (all []*Endpoint) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, e := range d.endpoints {
-		if n := d.networks[e.NetworkID]; n != nil && n.Options.HostAccess && n.parent() == parent {
+	for _, e := range d.lodgers[parent] {
+		if n := d.networks[e.NetworkID]; n != nil && n.Options.HostAccess {
 			all = append(all, e)
 		}
 	}
@@ -460,7 +445,7 @@ func (d *Driver) tryAccess(n *Network) error {
 }
 
 // recoverShim deletes a shim that no endpoint needs any more.
-func (d *Driver) recoverShim(l netlinkutil.Link) {
+func (d *Driver) recoverShim(r *Report, l netlinkutil.Link) {
 	a := d.accessTo(l.Lower)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -468,14 +453,18 @@ func (d *Driver) recoverShim(l netlinkutil.Link) {
 		return
 	}
 	d.log.Infof("delete leftover link %s (%s)", l.Name, l.Alias)
-	if err := d.dropShim(a, l.Lower); err != nil {
+	err := d.dropShim(a, l.Lower)
+	if err != nil {
+		r.left("leftover link %s: %v", l.Name, err)
 		d.log.Errorf("leftover link %s: %v", l.Name, err)
+		return
 	}
+	r.did("deleted leftover link %s", l.Name)
 }
 
 // keepAllAccess is keepAccess for all parents. A parent that is away is waited
 // for.
-func (d *Driver) keepAllAccess() {
+func (d *Driver) keepAllAccess(r *Report) {
 	parents := map[string]bool{}
 	d.mu.Lock()
 	for parent := range d.accesses {
@@ -491,6 +480,7 @@ func (d *Driver) keepAllAccess() {
 		wrong := ""
 		if err := d.keepAccess(parent); err != nil && !errors.Is(err, os.ErrNotExist) {
 			wrong = err.Error()
+			r.left("host access to the containers on %s is not whole: %s", parent, wrong)
 		}
 		a := d.accessTo(parent)
 		a.mu.Lock()
@@ -500,62 +490,6 @@ func (d *Driver) keepAllAccess() {
 		a.wrong = wrong
 		a.mu.Unlock()
 	}
-}
-
-// Watch keeps host access whole while links and addresses of the host change,
-// until Close.
-func (d *Driver) Watch(events Events) {
-	changed := make(chan struct{}, 1)
-	poke := func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
-	var workers sync.WaitGroup
-	defer workers.Wait()
-	listen := func(what string, err error) {
-		if d.ctx.Err() == nil {
-			d.log.Errorf("changes of %s are no longer heard of, and host access may be late to follow them: %v", what, err)
-		}
-	}
-	workers.Go(func() {
-		listen("links", d.kernelChanges(events, poke))
-	})
-	workers.Go(func() {
-		listen("addresses", events.AddressChanges(d.ctx, func(int) { poke() }))
-	})
-	tick := time.NewTicker(accessEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-d.ctx.Done():
-			return
-		case <-changed:
-			select {
-			case <-time.After(accessAfter):
-			case <-d.ctx.Done():
-				return
-			}
-		case <-tick.C:
-		}
-		d.keepAllAccess()
-	}
-}
-
-// kernelChanges pokes at the changes of links that matter: parents and shims.
-func (d *Driver) kernelChanges(events Events, poke func()) error {
-	return events.Changes(d.ctx, func(c netlinkutil.Change) {
-		d.mu.Lock()
-		matters := c.Lost
-		for parent := range d.accesses {
-			matters = matters || parent == c.Link.Name || shimName(parent) == c.Link.Name
-		}
-		d.mu.Unlock()
-		if matters {
-			poke()
-		}
-	})
 }
 
 // sharedRoutes leaves out the routes that a container has from another of its
@@ -595,14 +529,11 @@ func (d *Driver) sharedRoutes(ctx context.Context, e *Endpoint, sandbox string, 
 		d.mu.Unlock()
 		return given, nil
 	}
-	joined := *e
-	joined.Sandbox, joined.Routes = sandbox, to
-	if !d.replace(e, &joined) {
-		d.mu.Unlock()
+	d.mu.Unlock()
+	_, submitted := d.submit(e.ID, func(e *Endpoint) { e.Sandbox, e.Routes = sandbox, to })
+	if submitted == nil {
 		return nil, unknownEndpoint(e.NetworkID, e.ID)
 	}
-	submitted := d.store.Submit(put(endpointBucket, e.ID, &joined))
-	d.mu.Unlock()
 	if err := written(ctx, submitted); err != nil {
 		return nil, fmt.Errorf("endpoint %s: %w", Short(e.ID), err)
 	}

@@ -189,7 +189,7 @@ func TestHostRouteSourceLater(t *testing.T) {
 	b.start(on("net", "one", 10))
 	b.kernel.AddAddress("eth0", netip.MustParsePrefix("192.168.50.3/24"))
 	b.kernel.DropAddress("eth0", netip.MustParseAddr("192.168.50.2"))
-	b.keepAllAccess()
+	b.Reconcile()
 	b.start(on("net", "two", 11))
 	s := b.kernel.String()
 	for _, want := range []string{"192.168.50.10/32 on ulh9c32a8c7e59e src 169.254.50.2 of", "192.168.50.11/32 on ulh9c32a8c7e59e src 192.168.50.3 of"} {
@@ -269,11 +269,11 @@ func TestLastContainersStopTogether(t *testing.T) {
 				t.Fatal(err)
 			}
 			stops.Go(func() {
-				b.keepAllAccess()
+				b.Reconcile()
 				if err := b.DeleteEndpoint(ctx, e.NetworkID, e.ID); err != nil {
 					t.Error(err)
 				}
-				b.keepAllAccess()
+				b.Reconcile()
 			})
 		}
 		stops.Wait()
@@ -490,7 +490,7 @@ func TestAccessIsNoReasonNotToStart(t *testing.T) {
 	b.kernel.Unplug("eth0")
 	b.start(on("net", "one", 10))
 	b.kernel.Plug("eth0")
-	b.keepAllAccess()
+	b.Reconcile()
 	if s := b.kernel.String(); !strings.Contains(s, "192.168.50.10/32 on ulh") {
 		t.Errorf("no route after the parent is plugged in:\n%s", s)
 	}

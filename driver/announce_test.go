@@ -144,8 +144,8 @@ func TestAnnouncements(t *testing.T) {
 				}
 				time.Sleep(time.Minute)
 				say.heard(t)
-				if len(b.announcing) != 0 {
-					t.Errorf("left: %v", b.announcing)
+				if len(b.presences) != 0 {
+					t.Errorf("left: %v", b.presences)
 				}
 			})
 		})

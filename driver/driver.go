@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -11,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -31,12 +33,41 @@ type Kernel interface {
 	// now, has been moved to another netns and is up there.
 	Follow(name string) (arrived func(context.Context) error, err error)
 	Access
+	Sandboxes
 }
 
-// Names tells the container name behind an address, where Docker has told it
-// (Docker 29 and later, to the IPAM driver).
-type Names interface {
+// Sandboxes are the netns of containers, as dockerd names them. A verb gets
+// netlinkutil.ErrNoSandbox where the netns is no more, and ErrNoEntry where the
+// plugin is not let in, and cannot know.
+type Sandboxes interface {
+	// Inside pictures the link that has an alias.
+	Inside(sandbox, alias string) (netlinkutil.Interface, error)
+	// Restore makes a sub-interface there as it was, or completes one that is there.
+	Restore(sandbox string, s netlinkutil.SubInterface, as netlinkutil.Interface) error
+	RaiseMTU(sandbox, alias string, mtu int) error
+	RemoveInside(sandbox, alias string) error
+}
+
+// Holdings is what the driver has to do with the addresses of underlay's IPAM.
+type Holdings interface {
+	// Name tells the name of the container behind an address, where Docker has
+	// told it (Docker 29 and later, to the IPAM driver).
 	Name(netip.Addr) (name string, ok bool)
+	// Ended says that the endpoint that had an address has ended without dockerd
+	// having said so.
+	Ended(netip.Addr)
+}
+
+// Config is what a driver works with besides kernel and store.
+type Config struct {
+	Holdings  Holdings
+	Announcer Announcer // nil: the LAN is told nothing
+	Log       logrus.FieldLogger
+	// Boot names this boot of the host, which no endpoint outlives; "": unknown.
+	Boot string
+	// Grace is after how long without a word an endpoint without a link in a
+	// container has ended; 0 stands for a minute.
+	Grace time.Duration
 }
 
 // Driver holds every network and endpoint. Its methods may be called in
@@ -44,13 +75,14 @@ type Names interface {
 type Driver struct {
 	kernel    Kernel
 	store     *store.Store
-	names     Names
+	holdings  Holdings
 	announcer Announcer
 	log       logrus.FieldLogger
+	grace     time.Duration
 
 	ctx        context.Context // ends with Close
 	cancel     context.CancelFunc
-	announcers sync.WaitGroup
+	companions sync.WaitGroup // of links on their way
 
 	instance string // of this state file; drawn once, 8 hex digits
 
@@ -60,35 +92,40 @@ type Driver struct {
 
 	answering sync.Mutex // held while the announcer is told what to answer for
 
+	reconciling sync.Mutex         // held while records and kernel are compared
+	footings    map[string]footing // of the parents whose endpoints have been looked at
+
 	mu        sync.Mutex
 	networks  map[string]*Network
 	endpoints map[string]*Endpoint
-	addresses map[netip.Addr]*Endpoint // whose they are, of those that underlay's IPAM gave
-	accesses  map[string]*access       // by the parent
-	// announcing is what ends an endpoint's announcements.
-	announcing map[string]context.CancelFunc
+	addresses map[netip.Addr]*Endpoint        // whose they are, of those that underlay's IPAM gave
+	lodgers   map[string]map[string]*Endpoint // by the parent
+	accesses  map[string]*access              // by the parent
+	presences map[string]*presence            // by the endpoint
+	waiting   map[string]Absence              // by the parent
 }
 
 // The buckets of the store.
 const (
-	driverBucket   = "driver"
+	driverBucket   = "driver" // keys "instance" and "boot"
 	networkBucket  = "networks"
 	endpointBucket = "endpoints"
 )
 
 // New loads the networks and endpoints from the store. It does not touch the
-// kernel: Recover does. Without an announcer, the LAN is told nothing.
-func New(kernel Kernel, st *store.Store, names Names, announcer Announcer, log logrus.FieldLogger) (*Driver, error) {
+// kernel: Recover does.
+func New(kernel Kernel, st *store.Store, c Config) (*Driver, error) {
 	d := &Driver{
-		kernel: kernel, store: st, names: names, announcer: announcer, log: log,
-		networks: map[string]*Network{}, endpoints: map[string]*Endpoint{}, addresses: map[netip.Addr]*Endpoint{},
-		accesses: map[string]*access{}, announcing: map[string]context.CancelFunc{},
+		kernel: kernel, store: st, holdings: c.Holdings, announcer: c.Announcer, log: c.Log, grace: cmp.Or(c.Grace, grace),
+		networks: map[string]*Network{}, endpoints: map[string]*Endpoint{}, addresses: map[netip.Addr]*Endpoint{}, lodgers: map[string]map[string]*Endpoint{},
+		accesses: map[string]*access{}, presences: map[string]*presence{}, waiting: map[string]Absence{}, footings: map[string]footing{},
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	if err := d.loadInstance(); err != nil {
+	rebooted, err := d.loadInstance(c.Boot)
+	if err != nil {
 		return nil, err
 	}
-	err := st.Each(networkBucket, func(key, value []byte) error {
+	err = st.Each(networkBucket, func(key, value []byte) error {
 		n := &Network{}
 		if err := json.Unmarshal(value, n); err != nil {
 			return fmt.Errorf("record of network %s: %w", key, err)
@@ -99,24 +136,40 @@ func New(kernel Kernel, st *store.Store, names Names, announcer Announcer, log l
 	if err != nil {
 		return nil, err
 	}
+	var ended []store.Change
 	err = st.Each(endpointBucket, func(key, value []byte) error {
 		e := &Endpoint{}
 		if err := json.Unmarshal(value, e); err != nil {
 			return fmt.Errorf("record of endpoint %s: %w", key, err)
 		}
-		d.add(e)
+		if rebooted {
+			ended = append(ended, remove(endpointBucket, e.ID))
+		} else {
+			d.add(e)
+		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return d, nil
+	if len(ended) > 0 {
+		d.log.Infof("the host was booted: %d endpoints of its time before are forgotten", len(ended))
+	}
+	return d, st.Apply(append(ended, store.Change{Bucket: driverBucket, Key: []byte("boot"), Value: []byte(c.Boot)})...)
 }
 
 // State is what the driver knows, in the order of the IDs.
 type State struct {
 	Networks  []Network  `json:"networks"`
 	Endpoints []Endpoint `json:"endpoints"`
+	Waiting   []Absence  `json:"waiting,omitempty"`
+}
+
+// Absence is a parent that is not there, and that networks wait for.
+type Absence struct {
+	Parent string    `json:"parent"`
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason"`
 }
 
 // Networks copies the networks, and says how many endpoints there are.
@@ -127,6 +180,18 @@ func (d *Driver) Networks() (networks []Network, endpoints int) {
 		networks = append(networks, *n)
 	}
 	return networks, len(d.endpoints)
+}
+
+// Inhabited names an endpoint of a network, if it has any.
+func (d *Driver) Inhabited(network string) (endpoint string, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, e := range d.endpoints {
+		if e.NetworkID == network {
+			return e.ID, true
+		}
+	}
+	return "", false
 }
 
 // Snapshot copies the driver's state.
@@ -140,30 +205,46 @@ func (d *Driver) Snapshot() State {
 	for _, id := range slices.Sorted(maps.Keys(d.endpoints)) {
 		s.Endpoints = append(s.Endpoints, *d.endpoints[id])
 	}
+	for _, parent := range slices.Sorted(maps.Keys(d.waiting)) {
+		s.Waiting = append(s.Waiting, d.waiting[parent])
+	}
 	return s
 }
 
-func (d *Driver) loadInstance() error {
-	err := d.store.Each(driverBucket, func(key, value []byte) error {
-		if string(key) == "instance" {
+// loadInstance reads or draws the name of this state file, and tells whether the
+// host has been booted since it was last used.
+func (d *Driver) loadInstance(boot string) (rebooted bool, err error) {
+	err = d.store.Each(driverBucket, func(key, value []byte) error {
+		switch string(key) {
+		case "instance":
 			d.instance = string(value)
+		case "boot":
+			rebooted = boot != "" && len(value) > 0 && string(value) != boot
 		}
 		return nil
 	})
 	if err != nil || d.instance != "" {
-		return err
+		return rebooted, err
 	}
 	drawn := make([]byte, 4)
 	_, _ = rand.Read(drawn) // crypto/rand never fails
 	d.instance = hex.EncodeToString(drawn)
-	return d.store.Apply(store.Change{Bucket: driverBucket, Key: []byte("instance"), Value: []byte(d.instance)})
+	return rebooted, d.store.Apply(store.Change{Bucket: driverBucket, Key: []byte("instance"), Value: []byte(d.instance)})
 }
 
-// add and drop keep the endpoints and the index of their addresses in step. The
-// caller holds d.mu, or is New.
+// add and drop keep the endpoints and their indices in step. The caller holds
+// d.mu, or is New.
 func (d *Driver) add(e *Endpoint) {
 	d.endpoints[e.ID] = e
-	if n := d.networks[e.NetworkID]; n == nil || n.ForeignIPAM {
+	n := d.networks[e.NetworkID]
+	if n == nil {
+		return
+	}
+	if d.lodgers[n.parent()] == nil {
+		d.lodgers[n.parent()] = map[string]*Endpoint{}
+	}
+	d.lodgers[n.parent()][e.ID] = e
+	if n.ForeignIPAM {
 		return
 	}
 	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
@@ -173,24 +254,54 @@ func (d *Driver) add(e *Endpoint) {
 	}
 }
 
-// replace puts a new record in the place of an endpoint's, unless that has been
-// deleted. The caller holds d.mu.
-func (d *Driver) replace(before, after *Endpoint) bool {
-	if d.endpoints[before.ID] != before {
-		return false
-	}
-	d.drop(before)
-	d.add(after)
-	return true
-}
-
 func (d *Driver) drop(e *Endpoint) {
+	if p := d.presences[e.ID]; p != nil && p.cancel != nil {
+		p.cancel()
+	}
+	delete(d.presences, e.ID)
 	delete(d.endpoints, e.ID)
+	for parent, lodgers := range d.lodgersOf(e) {
+		delete(lodgers, e.ID)
+		if len(lodgers) == 0 {
+			delete(d.lodgers, parent)
+		}
+	}
 	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
 		if o := d.addresses[p.Addr()]; o != nil && o.ID == e.ID {
 			delete(d.addresses, p.Addr())
 		}
 	}
+}
+
+// lodgersOf are those of the endpoint's parent, or of all parents if its network
+// has gone before it.
+func (d *Driver) lodgersOf(e *Endpoint) map[string]map[string]*Endpoint {
+	if n := d.networks[e.NetworkID]; n != nil {
+		return map[string]map[string]*Endpoint{n.parent(): d.lodgers[n.parent()]}
+	}
+	return d.lodgers
+}
+
+// update changes the record of an endpoint, in memory now and on disk soon, and
+// returns it, unless it has been deleted. A record that others hold stays as it is.
+func (d *Driver) update(id string, change func(*Endpoint)) (after *Endpoint, ok bool) {
+	after, submitted := d.submit(id, change)
+	return after, submitted != nil
+}
+
+// submit is update for who waits until it is on disk; nil if there is nothing to
+// wait for.
+func (d *Driver) submit(id string, change func(*Endpoint)) (after *Endpoint, submitted <-chan error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before := d.endpoints[id]
+	if before == nil {
+		return nil, nil
+	}
+	after = new(*before)
+	change(after)
+	d.add(after) // in the place of the other
+	return after, d.store.Submit(put(endpointBucket, id, after))
 }
 
 // Uses tells whether a network has its addresses of a subnet from underlay's

@@ -33,11 +33,14 @@ type bench struct {
 	names  containerNames
 
 	announcer Announcer
+	boot      string
 }
 
 type containerNames map[netip.Addr]string
 
 func (c containerNames) Name(a netip.Addr) (string, bool) { n, ok := c[a]; return n, ok }
+
+func (c containerNames) Ended(netip.Addr) {}
 
 var ctx = context.Background()
 
@@ -67,7 +70,7 @@ func (b *bench) restart() {
 	}
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	if b.Driver, err = New(b.kernel, b.store, b.names, b.announcer, log); err != nil {
+	if b.Driver, err = New(b.kernel, b.store, Config{Holdings: b.names, Announcer: b.announcer, Log: log, Boot: b.boot}); err != nil {
 		b.t.Fatal(err)
 	}
 	b.Recover()
@@ -119,7 +122,22 @@ func (b *bench) start(e Endpoint) MAC {
 	if err := b.kernel.Move(p.LinkName); err != nil {
 		b.t.Fatal(err)
 	}
+	b.arrived(e)
 	return mac
+}
+
+// arrived waits until it is on record that a link is in its container.
+func (b *bench) arrived(e Endpoint) {
+	b.t.Helper()
+	for range 1000 {
+		if _, now, err := b.endpoint(e.NetworkID, e.ID); err != nil {
+			b.t.Fatal(err)
+		} else if now.Arrived {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	b.t.Fatal("the link has not arrived")
 }
 
 // stop is what dockerd does when a container ends.

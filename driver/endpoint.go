@@ -28,6 +28,12 @@ type Endpoint struct {
 	// with such.
 	Sandbox string         `json:"sandbox,omitempty"`
 	Routes  []netip.Prefix `json:"routes,omitempty"`
+	// Arrived: the sub-interface has come to the container. Interface is how it was
+	// last seen there, and ParentIndex that of the parent which it was on: what it
+	// takes to make it again.
+	Arrived     bool                   `json:"arrived,omitempty"`
+	Interface   *netlinkutil.Interface `json:"interface,omitempty"`
+	ParentIndex int                    `json:"parentIndex,omitempty"`
 	// DeviceID is the sub-interface's, where it shares the parent's MAC and the
 	// host must know which addresses it makes for itself; see netlinkutil.Link.
 	DeviceID uint16 `json:"deviceID,omitempty"`
@@ -75,6 +81,7 @@ func (d *Driver) CreateEndpoint(ctx context.Context, req Endpoint) (MAC, error) 
 		return nil, err
 	}
 	if known {
+		d.trust(e)
 		return e.MAC, nil
 	}
 	// Disk and kernel work side by side. A crash between the two leaves
@@ -84,13 +91,7 @@ func (d *Driver) CreateEndpoint(ctx context.Context, req Endpoint) (MAC, error) 
 	link, err := d.addLink(n, e)
 	if err == nil {
 		if n.Options.HostAccess && link.DeviceID != 0 {
-			with := *e
-			with.DeviceID = link.DeviceID
-			d.mu.Lock()
-			d.replace(e, &with)
-			submitted = d.store.Submit(put(endpointBucket, e.ID, &with))
-			d.mu.Unlock()
-			e = &with
+			e, submitted = d.submit(e.ID, func(e *Endpoint) { e.DeviceID = link.DeviceID })
 		}
 		err = d.grant(n, e)
 		if err == nil {
@@ -123,7 +124,7 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 		return e, true, nil
 	}
 	if d.networks[n.ID] != n {
-		return nil, false, unknownNetwork(n.ID)
+		return nil, false, d.unknownNetwork(n.ID)
 	}
 	if err := d.untaken(n, req); err != nil {
 		return nil, false, err
@@ -135,6 +136,7 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 		return nil, false, fmt.Errorf("parent %s is passed through to one container at a time, and endpoint %s has it; stop that container first", n.parent(), Short(o.ID))
 	}
 	e = &req
+	e.ParentIndex = parent.Index
 	switch {
 	case e.MAC != nil:
 		if o := d.withMAC(n, e.MAC); o != nil {
@@ -191,8 +193,8 @@ func (d *Driver) withMAC(n *Network, mac MAC) *Endpoint {
 // on is an endpoint of a parent for which match holds, or nil. The caller
 // holds d.mu.
 func (d *Driver) on(parent string, match func(*Endpoint) bool) *Endpoint {
-	for _, o := range d.endpoints {
-		if match(o) && d.networks[o.NetworkID] != nil && d.networks[o.NetworkID].parent() == parent {
+	for _, o := range d.lodgers[parent] {
+		if match(o) {
 			return o
 		}
 	}
@@ -203,7 +205,7 @@ func (d *Driver) on(parent string, match func(*Endpoint) bool) *Endpoint {
 // name, or failing that its address, or failing that nothing.
 func (d *Driver) identity(req Endpoint) string {
 	for _, p := range []netip.Prefix{req.IPv4, req.IPv6} {
-		if name, ok := d.names.Name(p.Addr()); ok {
+		if name, ok := d.holdings.Name(p.Addr()); ok {
 			return "name " + name
 		}
 	}
@@ -225,10 +227,7 @@ func (n *Network) lan() string {
 }
 
 func (d *Driver) addLink(n *Network, e *Endpoint) (netlinkutil.Link, error) {
-	return d.kernel.AddSubInterface(netlinkutil.SubInterface{
-		Name: linkName(e.ID), Parent: n.parent(), Mode: n.mode(), MAC: net.HardwareAddr(e.MAC),
-		MTU: n.Options.MTU, BCQueueLen: n.Options.BCQueueLen, Alias: d.endpointAlias(n.ID, e.ID),
-	})
+	return d.kernel.AddSubInterface(d.subInterface(n, e))
 }
 
 // deleteLink deletes an endpoint's sub-interface if it is in the host. One
@@ -261,6 +260,7 @@ func (d *Driver) Join(ctx context.Context, networkID, endpointID, sandbox string
 	if err != nil {
 		return Plumbing{}, err
 	}
+	d.trust(e)
 	name := linkName(e.ID)
 	if _, err := d.kernel.Link(name); errors.Is(err, os.ErrNotExist) {
 		if _, err = d.readyParent(n); err == nil {
@@ -272,10 +272,9 @@ func (d *Driver) Join(ctx context.Context, networkID, endpointID, sandbox string
 	} else if err != nil {
 		return Plumbing{}, err
 	}
-	d.announce(n, e)
 	p := Plumbing{LinkName: name}
 	if n.isolated() {
-		return p, nil
+		return p, d.joins(n, e, sandbox)
 	}
 	for _, addr := range []netip.Prefix{e.IPv4, e.IPv6} {
 		if !addr.IsValid() {
@@ -301,8 +300,10 @@ func (d *Driver) Join(ctx context.Context, networkID, endpointID, sandbox string
 		p.Routes = append(p.Routes, w.containerRoutes(e)...)
 		w.byShim(&p)
 	}
-	p.Routes, err = d.sharedRoutes(ctx, e, sandbox, p.Routes)
-	return p, err
+	if p.Routes, err = d.sharedRoutes(ctx, e, sandbox, p.Routes); err != nil {
+		return Plumbing{}, err
+	}
+	return p, d.joins(n, e, sandbox)
 }
 
 // routes are the network's own, of the family of a container's address.
@@ -338,10 +339,25 @@ func (n *Network) gateway(addr netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// Leave only ends the announcements: dockerd moves the link back to the host
-// after it, and DeleteEndpoint deletes it there.
+// joins notes the container that an endpoint goes to.
+func (d *Driver) joins(n *Network, e *Endpoint, sandbox string) error {
+	if e.Sandbox != sandbox {
+		// On disk soon enough: what is lost with the plugin is no more than the way to
+		// the container, and dockerd gives no answer's delay back.
+		after, ok := d.update(e.ID, func(e *Endpoint) { e.Sandbox = sandbox })
+		if !ok {
+			return unknownEndpoint(e.NetworkID, e.ID)
+		}
+		e = after
+	}
+	d.follow(n, e)
+	return nil
+}
+
+// Leave only ends what follows the link: dockerd moves it back to the host after
+// this, and DeleteEndpoint deletes it there.
 func (d *Driver) Leave(_ context.Context, _, endpointID string) error {
-	d.unannounce(endpointID)
+	d.leaves(endpointID)
 	return nil
 }
 
@@ -356,7 +372,7 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID strin
 	}
 	submitted := d.store.Submit(remove(endpointBucket, e.ID))
 	d.mu.Unlock()
-	d.unannounce(endpointID)
+	d.leaves(endpointID)
 	d.deleteLink(e)
 	return d.settle(ctx, submitted, func(err error) {
 		if err == nil {
@@ -392,8 +408,12 @@ func unknownEndpoint(networkID, id string) error {
 	return fmt.Errorf("endpoint %s of network %s is unknown to underlay; restart the container", Short(id), Short(networkID))
 }
 
-func unknownNetwork(id string) error {
-	return fmt.Errorf("network %s is unknown to underlay, which may have lost its state; remove the network and create it again", Short(id))
+// unknownNetwork is what calls get about a network without a record.
+func (d *Driver) unknownNetwork(id string) error {
+	if a := d.store.Aside(); a != nil {
+		return fmt.Errorf("network %s is unknown to underlay, whose state file was damaged and is now %s: docker network rm and create it again, or disable the plugin and put a good copy back", Short(id), a.Path)
+	}
+	return fmt.Errorf("network %s is unknown to underlay, which may have lost its state: docker network rm and create it again", Short(id))
 }
 
 func (d *Driver) network(id string) (*Network, error) {
@@ -402,7 +422,7 @@ func (d *Driver) network(id string) (*Network, error) {
 	if n := d.networks[id]; n != nil {
 		return n, nil
 	}
-	return nil, unknownNetwork(id)
+	return nil, d.unknownNetwork(id)
 }
 
 func (d *Driver) endpoint(networkID, id string) (*Network, *Endpoint, error) {
@@ -410,7 +430,7 @@ func (d *Driver) endpoint(networkID, id string) (*Network, *Endpoint, error) {
 	defer d.mu.Unlock()
 	n, e := d.networks[networkID], d.endpoints[id]
 	if n == nil {
-		return nil, nil, unknownNetwork(networkID)
+		return nil, nil, d.unknownNetwork(networkID)
 	}
 	if e == nil || e.NetworkID != networkID {
 		return nil, nil, unknownEndpoint(networkID, id)

@@ -1,17 +1,14 @@
 package driver
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"underlay/internal/mode"
-	"underlay/internal/options"
 	"underlay/netlinkutil"
 )
 
@@ -67,8 +64,23 @@ func (d *Driver) readyParent(n *Network) (netlinkutil.Link, error) {
 	if _, err := d.network(n.ID); err != nil {
 		return l, err
 	}
-	return d.ensureParent(n)
+	l, err = d.ensureParent(n)
+	if a := (absent{}); errors.As(err, &a) {
+		since, _ := d.await(n.parent(), err)
+		on := ""
+		if a.link != n.parent() {
+			on = ", for " + n.parent()
+		}
+		return l, fmt.Errorf("parent %s is not there%s (waiting since %s); the network works again as soon as it is, see ip link", a.link, on, since.Format(time.DateTime))
+	}
+	return l, err
 }
+
+// absent is the error of a link that is not there.
+type absent struct{ link, text string }
+
+func (a absent) Error() string { return a.text }
+func (a absent) Unwrap() error { return os.ErrNotExist }
 
 // ensureParent returns the parent of a network, and makes it where it is one
 // that the plugin makes: a VLAN link that is absent, or a dummy. The caller
@@ -92,7 +104,7 @@ func (d *Driver) ensureParent(n *Network) (netlinkutil.Link, error) {
 	if len(vlans) == 0 {
 		l, err := d.kernel.Link(name)
 		if errors.Is(err, os.ErrNotExist) {
-			return l, fmt.Errorf("parent %s is not there; name a link of this host (see ip link), or one like eth0.10 to have VLAN 10 made on eth0", name)
+			return l, absent{name, fmt.Sprintf("parent %s is not there; name a link of this host (see ip link), or one like eth0.10 to have VLAN 10 made on eth0", name)}
 		}
 		if err != nil {
 			return l, err
@@ -210,77 +222,6 @@ func (d *Driver) deleteParent(name string) error {
 	return d.kernel.DeleteLink(name)
 }
 
-// Recover brings kernel and records in line after a start, before any call is
-// answered: it makes the parents that the plugin had made, and deletes its
-// sub-interfaces that are in the host, with their records. A live endpoint's is
-// in its container; dockerd has moved these back, or never got them, while the
-// plugin was away, and does not say so again. What cannot be mended now is
-// logged and tried again when an endpoint needs it.
-func (d *Driver) Recover() {
-	d.parents.Lock()
-	defer d.parents.Unlock()
-	d.mu.Lock()
-	networks := slices.Collect(maps.Values(d.networks))
-	d.mu.Unlock()
-	// A VLAN of its own comes before others in it, whose outer one it may be.
-	slices.SortFunc(networks, func(a, b *Network) int {
-		return cmp.Or(len(a.links())-len(b.links()), strings.Compare(a.ID, b.ID))
-	})
-	for _, n := range networks {
-		if _, err := d.ensureParent(n); err != nil {
-			d.logOf(n.ID).Warnf("the network waits for its parent: %v", err)
-		}
-	}
-	defer d.answer(&Network{Options: options.Network{Proxy: true}})
-	links, err := d.kernel.Links()
-	if err != nil {
-		d.log.Errorf("leftover links were not looked for: %v", err)
-		return
-	}
-	var shims []netlinkutil.Link
-	defer func() { // once it is known which endpoints there are
-		for _, l := range shims {
-			d.recoverShim(l)
-		}
-		d.keepAllAccess()
-	}()
-	for _, l := range links {
-		if !strings.HasPrefix(l.Alias, d.alias("")) && !unsigned(l) || d.isStoodOn(l.Name) {
-			continue
-		}
-		if l.Alias == d.shimAlias(l.Lower) {
-			shims = append(shims, l)
-			continue
-		}
-		d.log.Infof("delete leftover link %s (%s)", l.Name, l.Alias)
-		deletion := d.kernel.DeleteLink
-		if l.Alias == d.parentAlias() {
-			deletion = d.deleteParent
-		}
-		if err := deletion(l.Name); err != nil {
-			d.log.Errorf("leftover link %s: %v", l.Name, err)
-			continue
-		}
-		d.forgetOwner(l)
-	}
-}
-
-// unsigned tells whether a link was made and not yet signed when the plugin was
-// killed: the kernel takes an alias only after it has made the link.
-func unsigned(l netlinkutil.Link) bool {
-	if l.Alias != "" {
-		return false
-	}
-	return madeName.MatchString(l.Name) && !l.Up && (l.Kind == "macvlan" || l.Kind == "ipvlan") ||
-		madeDummyName.MatchString(l.Name) && l.Kind == "dummy"
-}
-
-// The names that linkName, trial, shimName and Network.parent derive.
-var (
-	madeName      = regexp.MustCompile("^ul([0-9a-f]{13}|[th][0-9a-f]{12})$")
-	madeDummyName = regexp.MustCompile("^uld[0-9a-f]{12}$")
-)
-
 // isParent tells whether a network has its sub-interfaces on a link.
 func (d *Driver) isParent(link string) bool {
 	return d.anyNetwork(func(n *Network) bool { return n.parent() == link })
@@ -301,17 +242,4 @@ func (d *Driver) anyNetwork(match func(*Network) bool) bool {
 		}
 	}
 	return false
-}
-
-// forgetOwner drops the endpoint whose sub-interface a link was, if any.
-func (d *Driver) forgetOwner(l netlinkutil.Link) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for id, e := range d.endpoints {
-		if d.endpointAlias(e.NetworkID, id) == l.Alias {
-			d.drop(e)
-			d.store.Submit(remove(endpointBucket, id))
-			d.logOf(e.NetworkID).WithField("endpoint", Short(id)).Info("endpoint ended while the plugin was away")
-		}
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"underlay/internal/options"
@@ -66,7 +67,7 @@ func (d *Driver) ensureVLAN(vs []vlan) (netlinkutil.Link, error) {
 	if len(vs) > 1 {
 		low, err = d.ensureVLAN(vs[1:])
 	} else if low, err = d.kernel.Link(v.lower); errors.Is(err, os.ErrNotExist) {
-		err = fmt.Errorf("parent %s is not there, nor is %s to make VLAN %d on; name a link of this host (see ip link)", v.name, v.lower, v.id)
+		err = absent{v.lower, fmt.Sprintf("parent %s is not there, nor is %s to make VLAN %d on; name a link of this host (see ip link)", v.name, v.lower, v.id)}
 	}
 	if err == nil {
 		err = usable(low)
@@ -140,6 +141,11 @@ func (n *Network) links() []string {
 		}
 	}
 	return names
+}
+
+// standsOn tells whether a link is the network's parent, or below that.
+func (n *Network) standsOn(link string) bool {
+	return n.parent() == link || slices.Contains(n.links(), link) || strings.HasPrefix(n.parent(), link+".")
 }
 
 // vlanOf is an example of a VLAN parent beside the given one.

@@ -138,3 +138,22 @@ func (i *IPAM) leftBehind(p *pool, addr netip.Addr, h *holding, r AddressRequest
 	_, used := i.holder(addr)
 	return !used
 }
+
+// Ended says that the endpoint which had an address has ended without dockerd's
+// having said so: the address is free after the grace period, unless dockerd
+// comes back to it.
+func (i *IPAM) Ended(addr netip.Addr) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	p := i.around(addr)
+	if p == nil {
+		return
+	}
+	h := p.held[addr]
+	if h == nil || h.kind != KindEndpoint {
+		return
+	}
+	h.attached, h.since = false, i.now()
+	p.special[addr] = h
+	i.clearLater()
+}

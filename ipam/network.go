@@ -140,3 +140,22 @@ func (i *IPAM) namedBy(p *pool, addr netip.Addr) []string {
 
 // shortID is how people know a network's or container's ID.
 func shortID(id string) string { return id[:min(12, len(id))] }
+
+// Abandoned returns the networks whose pools dockerd has released, all of them,
+// and not asked for again: it deletes them next, or their creation has failed. A
+// pool of several networks of which some are gone tells nothing.
+func (i *IPAM) Abandoned() (ids []string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(i.networks)) {
+		subnets := i.networks[id].Subnets
+		released := func(subnet netip.Prefix) bool {
+			p := i.pool(subnet)
+			return p != nil && p.refs == 0 && !p.window && p.settled == nil
+		}
+		if len(subnets) > 0 && !slices.ContainsFunc(subnets, func(s netip.Prefix) bool { return !released(s) }) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}

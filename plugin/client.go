@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+
+	"underlay/driver"
 )
 
 // DefaultSocket is where dockerd looks for a socket plugin of this name.
@@ -98,6 +100,12 @@ func FetchState(socket string) (string, error) {
 // Forget has a running plugin forget a network that Docker no longer has.
 func Forget(socket, network string) error {
 	return ask(socket, ForgetPath, ForgetRequest{network}, nil)
+}
+
+// Reconcile has a running plugin compare its records with the kernel now.
+func Reconcile(socket string) (r driver.Report, err error) {
+	err = ask(socket, ReconcilePath, none{}, &r)
+	return r, err
 }
 
 func ask(socket, path string, req, res any) error {

@@ -99,6 +99,9 @@ func (p *Plugin) releaseAddress(ctx context.Context, req wire.ReleaseAddressRequ
 	if err != nil {
 		return none{}, err
 	}
+	if err := p.parts.driver.Released(ctx, addr); err != nil {
+		return none{}, err
+	}
 	return none{}, p.parts.ipam.ReleaseAddress(ctx, req.PoolID, addr)
 }
 

@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +25,10 @@ import (
 // StateFile is the name of the state file in the state folder.
 const StateFile = "underlay.db"
 
+// bootID is a file with a UUID that the kernel draws at each boot
+// (drivers/char/random.c).
+const bootID = "/proc/sys/kernel/random/boot_id"
+
 // Config is what a user sets.
 type Config struct {
 	Socket       string // path of the unix socket
@@ -36,6 +41,8 @@ type Config struct {
 	// Grace is how long what nobody is known to need is kept, should dockerd come
 	// back to it; 0 stands for the default.
 	Grace time.Duration
+
+	faults
 }
 
 // SandboxDir is where dockerd keeps containers' network namespaces, unless it has
@@ -95,6 +102,7 @@ func Listen(config Config) (*Plugin, error) {
 	p.routeNetwork()
 	p.routeIPAM()
 	p.routeState()
+	p.config.server(p.server)
 	go p.load()
 	return p, nil
 }
@@ -163,6 +171,7 @@ func (p *Plugin) load() {
 	for i := range networks {
 		p.parts.ipam.NetworkCreated(networks[i].ID, pools(&networks[i]))
 	}
+	p.workers.Go(p.forgetAbandoned)
 	if p.parts.host != nil {
 		p.workers.Go(p.follow)
 		p.workers.Go(p.hear)
@@ -187,12 +196,13 @@ func (p *Plugin) open() (_ parts, err error) {
 	if o.store, err = store.Open(filepath.Join(p.config.State, StateFile)); err != nil {
 		return o, err
 	}
+	p.config.store(o.store)
 	defer func() {
 		if err != nil {
 			o.store.Close()
 		}
 	}()
-	names := &names{}
+	holdings := &holdings{}
 	settings := ipam.Config{
 		DefaultPools: p.config.DefaultPools, Host: lan.New(o.kernel, lan.ResolvConf), Log: p.config.Log.WithField("part", "ipam"),
 		Grace: p.config.Grace,
@@ -211,11 +221,18 @@ func (p *Plugin) open() (_ parts, err error) {
 		})
 		settings.Detector, announcer = o.prober, o.prober
 	}
-	if o.driver, err = driver.New(o.kernel, o.store, names, announcer, p.config.Log); err != nil {
+	boot, err := os.ReadFile(bootID)
+	if err != nil {
+		return o, fmt.Errorf("this boot of the host has no ID: %w", err)
+	}
+	o.driver, err = driver.New(p.config.kernel(o.kernel), o.store, driver.Config{
+		Holdings: holdings, Announcer: announcer, Log: p.config.Log, Grace: p.config.Grace, Boot: strings.TrimSpace(string(boot)),
+	})
+	if err != nil {
 		return o, err
 	}
 	o.ipam, err = ipam.New(o.store, o.driver, settings)
-	names.ipam = o.ipam
+	holdings.IPAM = o.ipam
 	return o, err
 }
 
@@ -268,7 +285,5 @@ func (p *Plugin) hear() {
 	}
 }
 
-// names hands the IPAM's word to the driver, which is made before it.
-type names struct{ ipam *ipam.IPAM }
-
-func (n *names) Name(addr netip.Addr) (string, bool) { return n.ipam.Name(addr) }
+// holdings hands the IPAM to the driver, which is made before it.
+type holdings struct{ *ipam.IPAM }

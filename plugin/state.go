@@ -14,8 +14,9 @@ import (
 
 // Underlay's own calls.
 const (
-	StatePath  = "/Underlay.State"  // its whole state as JSON
-	ForgetPath = "/Underlay.Forget" // a network that Docker no longer has
+	StatePath     = "/Underlay.State"     // its whole state as JSON
+	ForgetPath    = "/Underlay.Forget"    // a network that Docker no longer has
+	ReconcilePath = "/Underlay.Reconcile" // compares records and kernel now, and answers a driver.Report
 )
 
 // State is StatePath's answer.
@@ -23,6 +24,7 @@ type State struct {
 	Version   string            `json:"version"`
 	Networks  []NetworkState    `json:"networks"`
 	Endpoints []driver.Endpoint `json:"endpoints"`
+	Waiting   []driver.Absence  `json:"waiting,omitempty"` // parents that are not there
 	Pools     []ipam.PoolState  `json:"pools"`
 	LANs      []probe.Health    `json:"lans,omitempty"` // the links that are listened on
 }
@@ -40,6 +42,7 @@ func (p *Plugin) routeState() {
 			Version:   p.config.Version,
 			Networks:  []NetworkState{},
 			Endpoints: known.Endpoints,
+			Waiting:   known.Waiting,
 			Pools:     p.parts.ipam.Snapshot().Pools,
 		}
 		for _, n := range known.Networks {
@@ -51,6 +54,7 @@ func (p *Plugin) routeState() {
 		return s, nil
 	})
 	at(p.server, ForgetPath, p.forget)
+	at(p.server, ReconcilePath, func(context.Context, none) (driver.Report, error) { return p.parts.driver.Reconcile(), nil })
 }
 
 // ForgetRequest names a network by its ID or the beginning of it.

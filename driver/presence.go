@@ -1,0 +1,197 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"underlay/netlinkutil"
+)
+
+// presence is what is known of an endpoint and not kept over a restart.
+type presence struct {
+	leaving bool               // dockerd takes its link out of the container, where it is not to be missed
+	doubted time.Time          // since when it seems to have ended; zero if it does not
+	lost    bool               // it has been said that its interface is gone
+	cancel  context.CancelFunc // ends what follows its link
+}
+
+const (
+	// arriveWithin is how long dockerd may take from Join to a link that is up.
+	arriveWithin = 30 * time.Second
+	// dockerd sets routes once the link is up, and the gateway last of all. A
+	// reconcile pictures what comes later.
+	pictureAfter, pictureAgain = 500 * time.Millisecond, 5 * time.Second
+)
+
+// presence is that of an endpoint. The caller holds d.mu.
+func (d *Driver) presence(id string) *presence {
+	p := d.presences[id]
+	if p == nil {
+		p = &presence{}
+		if d.endpoints[id] != nil { // else it is but being read
+			d.presences[id] = p
+		}
+	}
+	return p
+}
+
+// trust takes back a doubt: dockerd has called, or the link has been seen.
+func (d *Driver) trust(e *Endpoint) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p := d.presences[e.ID]; p != nil {
+		p.doubted, p.lost = time.Time{}, false
+	}
+}
+
+// doubtful returns for how long an endpoint has seemed to have ended, which
+// begins now if it did not.
+func (d *Driver) doubtful(e *Endpoint) time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.presence(e.ID)
+	if p.doubted.IsZero() {
+		p.doubted = time.Now()
+	}
+	return time.Since(p.doubted)
+}
+
+// firstLoss tells whether the loss of an interface has not been said yet, and
+// notes that it has.
+func (d *Driver) firstLoss(e *Endpoint) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.presence(e.ID)
+	first := !p.lost
+	p.lost = true
+	return first
+}
+
+func (d *Driver) isLeaving(e *Endpoint) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.presences[e.ID]
+	return p != nil && p.leaving
+}
+
+// leaves ends what follows the link of an endpoint that leaves its container.
+func (d *Driver) leaves(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.endpoints[id] == nil {
+		return
+	}
+	p := d.presence(id)
+	p.leaving, p.doubted = true, time.Time{}
+	if p.cancel != nil {
+		p.cancel()
+		p.cancel = nil
+	}
+}
+
+// accompany is the context of what follows the link of an endpoint, in place of
+// what did before.
+func (d *Driver) accompany(id string) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(d.ctx)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.presence(id)
+	if p.cancel != nil {
+		p.cancel()
+	}
+	p.cancel, p.leaving = cancel, false
+	if d.endpoints[id] == nil {
+		cancel()
+	}
+	return ctx, cancel
+}
+
+// follow waits until the link of an endpoint that joins a container is up there,
+// tells the LAN, and pictures it. Called before dockerd moves the link.
+func (d *Driver) follow(n *Network, e *Endpoint) {
+	log := d.logOf(n.ID).WithField("endpoint", Short(e.ID))
+	arrived, err := d.kernel.Follow(linkName(e.ID))
+	if err != nil {
+		log.Warnf("not announced to the LAN: %v", err)
+		return
+	}
+	ctx, cancel := d.accompany(e.ID)
+	d.companions.Go(func() {
+		defer cancel()
+		wait, stop := context.WithTimeout(ctx, arriveWithin)
+		err := arrived(wait)
+		stop()
+		switch {
+		case err == nil:
+		case errors.Is(err, context.DeadlineExceeded), errors.Is(err, netlinkutil.ErrTimeout):
+			log.Warnf("not announced to the LAN, as its link did not come up in time: %v", err)
+			return
+		default: // it has gone
+			log.Debugf("not announced to the LAN: %v", err)
+			return
+		}
+		d.arrives(n, e)
+		d.companions.Go(func() { d.pictureSoon(ctx, n, e) })
+		if d.announced(n) {
+			d.announce(ctx, n, e)
+		}
+		sleep(ctx, pictureAgain) // not to end pictureSoon
+	})
+}
+
+// announceAgain tells the LAN of an endpoint whose interface has been made again:
+// its switches may have forgotten it.
+func (d *Driver) announceAgain(n *Network, e *Endpoint) {
+	if !d.announced(n) {
+		return
+	}
+	ctx, cancel := d.accompany(e.ID)
+	d.companions.Go(func() {
+		defer cancel()
+		d.announce(ctx, n, e)
+	})
+}
+
+// arrives notes that a link has come to its container.
+func (d *Driver) arrives(n *Network, e *Endpoint) {
+	parent, inside, err := d.inside(n, e.ID, e.Sandbox)
+	d.update(e.ID, func(e *Endpoint) {
+		e.Arrived, e.ParentIndex = true, parent.Index
+		if err == nil {
+			e.Interface = &inside
+		}
+	})
+}
+
+// pictureSoon pictures an interface once dockerd has finished it.
+func (d *Driver) pictureSoon(ctx context.Context, n *Network, e *Endpoint) {
+	for _, after := range []time.Duration{pictureAfter, pictureAgain - pictureAfter} {
+		if !sleep(ctx, after) {
+			return
+		}
+		if parent, inside, err := d.inside(n, e.ID, e.Sandbox); err == nil {
+			d.picture(e.ID, inside, parent)
+		}
+	}
+}
+
+// inside looks at an endpoint's interface and its parent.
+func (d *Driver) inside(n *Network, id, sandbox string) (parent netlinkutil.Link, inside netlinkutil.Interface, err error) {
+	if parent, err = d.kernel.Link(n.parent()); err == nil {
+		inside, err = d.kernel.Inside(sandbox, d.endpointAlias(n.ID, id))
+	}
+	return parent, inside, err
+}
+
+// sleep returns whether it slept to the end.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,492 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"underlay/internal/mode"
+	"underlay/internal/options"
+	"underlay/netlinkutil"
+)
+
+// Reconcile compares what should be, the records, with what is, the kernel's
+// links, and what dockerd has said. What can be mended is: parents are made,
+// interfaces that went with their parent are made again inside their containers,
+// links that nobody needs are deleted. What has ended for certain is forgotten.
+// The rest is reported, not guessed at.
+//
+// An endpoint's link is in one of these places:
+//
+//	made      in the host, until dockerd moves it
+//	arrived   in its container: it is pictured there
+//	returned  in the host again; dockerd then says that the endpoint is deleted
+//	gone      with its parent, or with its container
+//
+// dockerd may have been killed at any point and never come back to an endpoint.
+// One that has no link in a container, and of which nothing is heard for the
+// grace period, has ended.
+
+// grace must outlast what dockerd may do between two calls that belong together:
+// it repeats a failing call for 15 s.
+const grace = time.Minute
+
+// Report is what a reconcile did, and what it found and could not mend, a line
+// each.
+type Report struct {
+	Done []string `json:"done"`
+	Left []string `json:"left"`
+}
+
+func (r *Report) did(format string, args ...any) {
+	r.Done = append(r.Done, fmt.Sprintf(format, args...))
+}
+func (r *Report) left(format string, args ...any) {
+	r.Left = append(r.Left, fmt.Sprintf(format, args...))
+}
+
+// scope is how much a reconcile looks at.
+type scope int
+
+const (
+	// changed: only the endpoints of parents that have come or changed.
+	changed scope = iota
+	// all: each endpoint.
+	all
+	// started: the plugin has just been started, and no call is answered yet.
+	started
+)
+
+// Recover reconciles after a start, before any call is answered. dockerd may
+// have moved links back, or never got them, while the plugin was away, and does
+// not say so again. What cannot be mended now is tried again later.
+func (d *Driver) Recover() { d.reconcile(started) }
+
+// Reconcile looks at everything now.
+func (d *Driver) Reconcile() Report { return d.reconcile(all) }
+
+func (d *Driver) reconcile(s scope) Report {
+	d.reconciling.Lock()
+	defer d.reconciling.Unlock()
+	r := &Report{Done: []string{}, Left: []string{}}
+	links, err := d.keepHost(r, s)
+	if err != nil {
+		r.left("links were not looked at: %v", err)
+		d.log.Errorf("links were not looked at: %v", err)
+		return *r
+	}
+	// At a start the containers can wait, but dockerd's calls cannot.
+	if s != started {
+		d.keepEndpoints(r, links, s)
+	}
+	for _, l := range links {
+		if l.Alias == d.shimAlias(l.Lower) {
+			d.recoverShim(r, l) // unless it is needed
+		}
+	}
+	d.keepAllAccess(r)
+	d.answer(&Network{Options: options.Network{Proxy: true}})
+	return *r
+}
+
+// keepHost makes the parents that networks need, deletes the plugin's links in
+// the host that nobody does, and returns those that there are.
+func (d *Driver) keepHost(r *Report, s scope) (map[string]netlinkutil.Link, error) {
+	d.parents.Lock()
+	defer d.parents.Unlock()
+	listed, err := d.kernel.Links()
+	if err != nil {
+		return nil, err
+	}
+	if d.keepParents(r, listed) {
+		if listed, err = d.kernel.Links(); err != nil {
+			return nil, err
+		}
+	}
+	links := make(map[string]netlinkutil.Link, len(listed))
+	for _, l := range listed {
+		links[l.Name] = l
+	}
+	stood := d.stoodOn()
+	owners := d.owners()
+	for _, l := range listed {
+		if !strings.HasPrefix(l.Alias, d.alias("")) && !unsigned(l) || stood[l.Name] || l.Alias == d.shimAlias(l.Lower) {
+			continue
+		}
+		if e := owners[l.Name]; e != nil {
+			switch {
+			case s == started && e.Arrived:
+				d.end(r, e, "its container stopped while the plugin was away")
+			default:
+				d.doubt(r, e, "dockerd has not moved its link to a container, or has moved it back")
+			}
+			continue
+		}
+		if unsigned(l) && s != started {
+			continue // one that is being made
+		}
+		deletion := d.kernel.DeleteLink
+		if l.Alias == d.parentAlias() {
+			deletion = d.deleteParent
+		}
+		if err := deletion(l.Name); err != nil {
+			r.left("leftover link %s: %v", l.Name, err)
+			d.log.Errorf("leftover link %s: %v", l.Name, err)
+			continue
+		}
+		delete(links, l.Name)
+		r.did("deleted leftover link %s", l.Name)
+		d.log.Infof("deleted leftover link %s (%s)", l.Name, l.Alias)
+	}
+	return links, nil
+}
+
+// keepParents makes the parents that are not there, as far as the plugin makes
+// them, and tells whether it made any. The caller holds d.parents.
+func (d *Driver) keepParents(r *Report, listed []netlinkutil.Link) (made bool) {
+	there := map[string]bool{}
+	for _, l := range listed {
+		there[l.Name] = true
+	}
+	d.mu.Lock()
+	networks := slices.Collect(maps.Values(d.networks))
+	d.mu.Unlock()
+	// A VLAN of its own comes before others in it, whose outer one it may be.
+	slices.SortFunc(networks, func(a, b *Network) int {
+		if c := len(a.links()) - len(b.links()); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	awaited := map[string]bool{}
+	for _, n := range networks {
+		parent := n.parent()
+		if there[parent] || awaited[parent] {
+			d.arrived(r, parent, there[parent])
+			continue
+		}
+		if _, err := d.ensureParent(n); err != nil {
+			awaited[parent] = true
+			if since, first := d.await(parent, err); first {
+				d.logOf(n.ID).Warnf("the network waits for its parent: %v", err)
+			} else {
+				r.left("network %s waits for its parent %s since %s: %v", Short(n.ID), parent, since.Format(time.DateTime), err)
+			}
+			continue
+		}
+		there[parent], made = true, true
+		r.did("made parent %s", parent)
+		d.arrived(r, parent, true)
+	}
+	return made
+}
+
+// await notes that a parent is not there, and returns since when.
+func (d *Driver) await(parent string, err error) (since time.Time, first bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	w, known := d.waiting[parent]
+	if !known {
+		w = Absence{Parent: parent, Since: time.Now().Round(time.Second)}
+	}
+	w.Reason = err.Error()
+	d.waiting[parent] = w
+	return w.Since, !known
+}
+
+// arrived notes that a parent is there.
+func (d *Driver) arrived(r *Report, parent string, there bool) {
+	if !there {
+		return
+	}
+	d.mu.Lock()
+	w, waited := d.waiting[parent]
+	delete(d.waiting, parent)
+	d.mu.Unlock()
+	if waited {
+		r.did("parent %s is there", parent)
+		d.log.Infof("parent %s is there, after %v", parent, time.Since(w.Since).Round(time.Second))
+	}
+}
+
+// stoodOn are the links that networks stand on.
+func (d *Driver) stoodOn() map[string]bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	stood := map[string]bool{}
+	for _, n := range d.networks {
+		for _, name := range n.links() {
+			stood[name] = true
+		}
+	}
+	return stood
+}
+
+// owners are the endpoints by the name that their links have in the host.
+func (d *Driver) owners() map[string]*Endpoint {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	owners := make(map[string]*Endpoint, len(d.endpoints))
+	for _, e := range d.endpoints {
+		owners[linkName(e.ID)] = e
+	}
+	return owners
+}
+
+// keepEndpoints looks for the endpoints' interfaces in their containers. links
+// are the host's.
+func (d *Driver) keepEndpoints(r *Report, links map[string]netlinkutil.Link, s scope) {
+	d.mu.Lock()
+	byParent := map[string][]*Endpoint{}
+	for _, e := range d.endpoints {
+		if n := d.networks[e.NetworkID]; n != nil {
+			byParent[n.parent()] = append(byParent[n.parent()], e)
+		}
+	}
+	d.mu.Unlock()
+	for _, parent := range slices.Sorted(maps.Keys(byParent)) {
+		l, there := links[parent]
+		now := footing{l.Index, l.MTU}
+		if s == changed && d.footings[parent] == now {
+			continue
+		}
+		d.footings[parent] = now
+		for _, e := range byParent[parent] {
+			if d.ctx.Err() != nil {
+				return
+			}
+			if mine, in := links[linkName(e.ID)]; in && mine.Alias == d.endpointAlias(e.NetworkID, e.ID) {
+				continue // keepHost has looked at it
+			}
+			if err := d.keepEndpoint(r, e, l, there); err != nil {
+				d.footings[parent] = footing{} // another try, with the next change
+			}
+		}
+	}
+}
+
+// footing is what the interfaces of a parent depend on.
+type footing struct{ index, mtu int }
+
+// keepEndpoint looks after an endpoint whose link is not in the host.
+func (d *Driver) keepEndpoint(r *Report, e *Endpoint, parent netlinkutil.Link, there bool) error {
+	alias := d.endpointAlias(e.NetworkID, e.ID)
+	if e.Sandbox == "" {
+		d.doubt(r, e, "its link has gone and no container has it")
+		return nil
+	}
+	inside, err := d.kernel.Inside(e.Sandbox, alias)
+	switch {
+	case err == nil:
+		d.trust(e)
+		if there {
+			d.picture(e.ID, inside, parent)
+			return d.raiseMTU(r, e, inside, parent)
+		}
+		return nil
+	case errors.Is(err, netlinkutil.ErrNoSandbox):
+		d.doubt(r, e, "its container's network namespace is gone")
+		return nil
+	case errors.Is(err, netlinkutil.ErrNoEntry):
+		if there && e.ParentIndex != 0 && e.ParentIndex != parent.Index {
+			d.lost(r, e, err)
+		}
+		return nil
+	case !errors.Is(err, os.ErrNotExist):
+		r.left("endpoint %s: %v", Short(e.ID), err)
+		return err
+	}
+	// The container runs, and has no such interface.
+	if d.isLeaving(e) || !there {
+		return nil
+	}
+	if e.Interface == nil {
+		// It may be on its way.
+		if d.doubtful(e) >= d.grace {
+			d.lost(r, e, errors.New("underlay had not seen it there"))
+		}
+		return nil
+	}
+	return d.rebuild(r, e, parent)
+}
+
+// rebuild makes the interface of an endpoint again, inside its container.
+func (d *Driver) rebuild(r *Report, e *Endpoint, parent netlinkutil.Link) error {
+	n, err := d.network(e.NetworkID)
+	if err != nil {
+		return nil // it is being deleted
+	}
+	start := time.Now()
+	want := *e.Interface
+	err = d.kernel.Restore(e.Sandbox, d.subInterface(n, e), want)
+	if errors.Is(err, netlinkutil.ErrNoSandbox) {
+		return nil // stopped meanwhile
+	}
+	if err != nil {
+		r.left("interface %s of endpoint %s (%s) is not made again: %v; if it stays so, restart the container", want.Name, Short(e.ID), e.addresses(), err)
+		if d.firstLoss(e) {
+			d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Errorf("interface %s (%s) is not made again: %v; if it stays so, restart the container", want.Name, e.addresses(), err)
+		}
+		return err
+	}
+	after, ok := d.update(e.ID, func(e *Endpoint) { e.ParentIndex = parent.Index })
+	if !ok || d.isLeaving(e) {
+		// dockerd has deleted it, and did not find what was not there yet.
+		return d.kernel.RemoveInside(e.Sandbox, d.endpointAlias(e.NetworkID, e.ID))
+	}
+	d.trust(after)
+	r.did("made interface %s of endpoint %s (%s) again", want.Name, Short(e.ID), e.addresses())
+	d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Infof("made interface %s (%s) again in its container, on parent %s, in %v", want.Name, e.addresses(), n.parent(), time.Since(start).Round(time.Millisecond))
+	d.announceAgain(n, after)
+	return nil
+}
+
+// raiseMTU gives an interface back the MTU that it had before its parent's was
+// lowered: the kernel lowers it along, and does not raise a macvlan link's.
+func (d *Driver) raiseMTU(r *Report, e *Endpoint, inside netlinkutil.Interface, parent netlinkutil.Link) error {
+	if e.Interface == nil {
+		return nil
+	}
+	mtu := min(e.Interface.MTU, parent.MTU)
+	if inside.MTU >= mtu {
+		return nil
+	}
+	if err := d.kernel.RaiseMTU(e.Sandbox, d.endpointAlias(e.NetworkID, e.ID), mtu); err != nil {
+		r.left("MTU of endpoint %s stays %d: %v", Short(e.ID), inside.MTU, err)
+		return err
+	}
+	r.did("raised the MTU of endpoint %s from %d to %d", Short(e.ID), inside.MTU, mtu)
+	d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Infof("raised the MTU of %s in its container from %d to %d", inside.Name, inside.MTU, mtu)
+	return nil
+}
+
+// picture notes an interface as it is in its container. Without a carrier it may
+// lack routes, and those that it had are the ones to keep.
+func (d *Driver) picture(id string, inside netlinkutil.Interface, parent netlinkutil.Link) {
+	if !parent.Carrier || !inside.Up {
+		return
+	}
+	d.mu.Lock()
+	e := d.endpoints[id]
+	d.mu.Unlock()
+	if e == nil {
+		return
+	}
+	if e.Interface != nil {
+		inside.MTU = e.Interface.MTU
+	}
+	if e.Interface == nil || !e.Arrived || e.ParentIndex != parent.Index || !reflect.DeepEqual(*e.Interface, inside) {
+		d.update(id, func(e *Endpoint) { e.Arrived, e.Interface, e.ParentIndex = true, &inside, parent.Index })
+	}
+}
+
+// lost says, once, that a container has lost its interface for good.
+func (d *Driver) lost(r *Report, e *Endpoint, why error) {
+	r.left("endpoint %s (%s) has lost its interface; restart its container: %v", Short(e.ID), e.addresses(), why)
+	if d.firstLoss(e) {
+		d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Errorf("%s has lost its interface with its parent; restart its container (docker restart): %v", e.addresses(), why)
+	}
+}
+
+// doubt notes that an endpoint seems to have ended, and ends it once it has for
+// the grace period.
+func (d *Driver) doubt(r *Report, e *Endpoint, why string) {
+	if for_ := d.doubtful(e); for_ < d.grace {
+		r.left("endpoint %s (%s) seems to have ended: %s; in %v it is forgotten", Short(e.ID), e.addresses(), why, (d.grace - for_).Round(time.Second))
+		return
+	}
+	d.end(r, e, why)
+}
+
+// end forgets an endpoint that has ended without a word from dockerd, with its
+// link and all it held.
+func (d *Driver) end(r *Report, e *Endpoint, why string) {
+	if err := d.kernel.DeleteLink(linkName(e.ID)); err != nil {
+		r.left("link %s of an endpoint that has ended: %v", linkName(e.ID), err)
+		d.log.Errorf("link %s of an endpoint that has ended: %v", linkName(e.ID), err)
+		return
+	}
+	d.mu.Lock()
+	if d.endpoints[e.ID] != e {
+		d.mu.Unlock()
+		return
+	}
+	n := d.networks[e.NetworkID]
+	d.drop(e)
+	d.store.Submit(remove(endpointBucket, e.ID))
+	d.mu.Unlock()
+	if n != nil {
+		d.revoke(n, e)
+	}
+	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+		if p.IsValid() {
+			d.holdings.Ended(p.Addr())
+		}
+	}
+	r.did("forgot endpoint %s (%s): %s", Short(e.ID), e.addresses(), why)
+	d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Infof("endpoint forgotten (%s): %s", e.addresses(), why)
+}
+
+// Released says that dockerd has released an address: an endpoint that still has
+// it has ended, for dockerd deletes one first, or was told that its creation had
+// failed. Unless a container is seen to have its link.
+func (d *Driver) Released(ctx context.Context, addr netip.Addr) error {
+	d.mu.Lock()
+	e := d.addresses[addr]
+	d.mu.Unlock()
+	if e == nil {
+		return nil
+	}
+	if _, err := d.kernel.Link(linkName(e.ID)); errors.Is(err, os.ErrNotExist) && e.Sandbox != "" {
+		_, err := d.kernel.Inside(e.Sandbox, d.endpointAlias(e.NetworkID, e.ID))
+		if !errors.Is(err, netlinkutil.ErrNoSandbox) && !errors.Is(err, os.ErrNotExist) {
+			return nil // it is there, or who knows
+		}
+	}
+	d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Infof("endpoint has ended: dockerd has released %v", addr)
+	return d.DeleteEndpoint(ctx, e.NetworkID, e.ID)
+}
+
+// addresses are an endpoint's, for a person.
+func (e *Endpoint) addresses() string {
+	var texts []string
+	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+		if p.IsValid() {
+			texts = append(texts, p.Addr().String())
+		}
+	}
+	return strings.Join(texts, ", ")
+}
+
+// subInterface is an endpoint's link.
+func (d *Driver) subInterface(n *Network, e *Endpoint) netlinkutil.SubInterface {
+	return netlinkutil.SubInterface{
+		Name: linkName(e.ID), Parent: n.parent(), Mode: n.mode(), MAC: net.HardwareAddr(e.MAC),
+		MTU: n.Options.MTU, BCQueueLen: n.Options.BCQueueLen, Alias: d.endpointAlias(n.ID, e.ID),
+	}
+}
+
+// unsigned tells whether a link was made and not yet signed when the plugin was
+// killed: the kernel takes an alias only after it has made the link.
+func unsigned(l netlinkutil.Link) bool {
+	if l.Alias != "" {
+		return false
+	}
+	return madeName.MatchString(l.Name) && !l.Up && (l.Kind == string(mode.Macvlan) || l.Kind == string(mode.IPvlan)) ||
+		madeDummyName.MatchString(l.Name) && l.Kind == "dummy"
+}
+
+// The names that linkName, trial, shimName and Network.parent derive.
+var (
+	madeName      = regexp.MustCompile("^ul([0-9a-f]{13}|[th][0-9a-f]{12})$")
+	madeDummyName = regexp.MustCompile("^uld[0-9a-f]{12}$")
+)

@@ -1,0 +1,98 @@
+package driver
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"underlay/netlinkutil"
+)
+
+// Events tells what changes in the host.
+type Events interface {
+	Changes(ctx context.Context, each func(netlinkutil.Change)) error
+	AddressChanges(ctx context.Context, each func(link int)) error
+}
+
+const (
+	// reconcileEvery is how often everything is looked at, should a change have
+	// gone by unheard.
+	reconcileEvery = time.Minute
+	// reconcileAfter gathers changes that come together.
+	reconcileAfter = 100 * time.Millisecond
+)
+
+// Watch reconciles whenever links and addresses of the host have changed, and
+// every minute, until Close.
+func (d *Driver) Watch(events Events) {
+	poked := make(chan struct{}, 1)
+	var everything atomic.Bool
+	everything.Store(true) // at a start only the host has been looked at
+	poke := func(all bool) {
+		if all {
+			everything.Store(true)
+		}
+		select {
+		case poked <- struct{}{}:
+		default:
+		}
+	}
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	listen := func(what string, err error) {
+		if d.ctx.Err() == nil {
+			d.log.Errorf("changes of %s are no longer heard of, and are followed late: %v", what, err)
+		}
+	}
+	workers.Go(func() {
+		listen("links", d.kernelChanges(events, poke))
+	})
+	workers.Go(func() {
+		listen("addresses", events.AddressChanges(d.ctx, func(int) { poke(false) }))
+	})
+	tick := time.NewTicker(reconcileEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-d.ctx.Done():
+			return
+		case <-poked:
+			select {
+			case <-time.After(reconcileAfter):
+			case <-d.ctx.Done():
+				return
+			}
+		case <-tick.C:
+			everything.Store(true)
+		}
+		s := changed
+		if everything.Swap(false) {
+			s = all
+		}
+		d.reconcile(s)
+	}
+}
+
+// kernelChanges pokes at the changes of links that matter: those that networks
+// stand on, and shims.
+func (d *Driver) kernelChanges(events Events, poke func(all bool)) error {
+	return events.Changes(d.ctx, func(c netlinkutil.Change) {
+		if c.Lost {
+			poke(true)
+			return
+		}
+		d.mu.Lock()
+		matters := false
+		for parent := range d.accesses {
+			matters = matters || shimName(parent) == c.Link.Name
+		}
+		for _, n := range d.networks {
+			matters = matters || n.standsOn(c.Link.Name)
+		}
+		d.mu.Unlock()
+		if matters {
+			poke(false)
+		}
+	})
+}

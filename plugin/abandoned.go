@@ -1,0 +1,55 @@
+package plugin
+
+import (
+	"cmp"
+	"context"
+	"time"
+
+	"github.com/docker/go-plugins-helpers/network"
+
+	"underlay/driver"
+)
+
+// abandonedAfter must outlast what dockerd may do between the release of a
+// network's pools and its deletion.
+const abandonedAfter = time.Minute
+
+// forgetAbandoned deletes, until Close, the networks that dockerd has given up
+// without deleting them: a network's creation that it was told had failed, because
+// the answer did not reach it, gets its pools released and no more.
+func (p *Plugin) forgetAbandoned() {
+	after := cmp.Or(p.config.Grace, abandonedAfter)
+	tick := time.NewTicker(after / 4)
+	defer tick.Stop()
+	since := map[string]time.Time{}
+	for {
+		select {
+		case <-p.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		still := map[string]time.Time{}
+		for _, id := range p.parts.ipam.Abandoned() {
+			at, known := since[id]
+			if !known {
+				at = time.Now()
+			}
+			if time.Since(at) < after {
+				still[id] = at
+				continue
+			}
+			log := p.config.Log.WithField("network", driver.Short(id))
+			if e, has := p.parts.driver.Inhabited(id); has {
+				log.Warnf("dockerd has released the network's subnets, but endpoint %s is in it; restart dockerd", driver.Short(e))
+				still[id] = time.Now()
+				continue
+			}
+			log.Info("network forgotten: dockerd has released its subnets")
+			if _, err := p.deleteNetwork(context.Background(), network.DeleteNetworkRequest{NetworkID: id}); err != nil {
+				log.Errorf("network is not forgotten: %v", err)
+				still[id] = time.Now()
+			}
+		}
+		since = still
+	}
+}
