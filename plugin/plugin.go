@@ -196,6 +196,11 @@ func (p *Plugin) open() (_ parts, err error) {
 	if o.store, err = store.Open(filepath.Join(p.config.State, StateFile)); err != nil {
 		return o, err
 	}
+	if aside := o.store.Aside(); aside != nil && aside.Cause != nil {
+		p.config.Log.Errorf("the state file could not be used and is %s now: %v; underlay starts with nothing: docker network rm and create its networks again, or disable the plugin and put a good copy back", aside.Path, aside.Cause)
+	} else if aside != nil {
+		p.config.Log.Warnf("an earlier start has set the state file aside as %s; delete that once all networks work", aside.Path)
+	}
 	p.config.store(o.store)
 	defer func() {
 		if err != nil {
