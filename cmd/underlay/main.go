@@ -27,7 +27,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serve(), state(), forget())
+	root.AddCommand(serve(), state(), forget(), reconcile())
 	if err := root.Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "underlay:", err)
 		os.Exit(1)
