@@ -42,6 +42,9 @@ type Kernel interface {
 type Sandboxes interface {
 	// Inside pictures the link that has an alias.
 	Inside(sandbox, alias string) (netlinkutil.Interface, error)
+	// InsideAll pictures the links of all sandboxes whose alias begins with prefix,
+	// by the alias. With an error it may have missed some.
+	InsideAll(prefix string) (map[string]netlinkutil.Found, error)
 	// Restore makes a sub-interface there as it was, or completes one that is there.
 	Restore(sandbox string, s netlinkutil.SubInterface, as netlinkutil.Interface) error
 	RaiseMTU(sandbox, alias string, mtu int) error
@@ -94,6 +97,7 @@ type Driver struct {
 
 	reconciling sync.Mutex         // held while records and kernel are compared
 	footings    map[string]footing // of the parents whose endpoints have been looked at
+	entered     bool               // an endpoint of ours has been seen in a sandbox: they are where we look
 
 	mu        sync.Mutex
 	networks  map[string]*Network

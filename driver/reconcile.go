@@ -245,6 +245,7 @@ func (d *Driver) owners() map[string]*Endpoint {
 // keepEndpoints looks for the endpoints' interfaces in their containers. links
 // are the host's.
 func (d *Driver) keepEndpoints(r *Report, links map[string]netlinkutil.Link, s scope) {
+	complete := d.locate(r, links)
 	d.mu.Lock()
 	byParent := map[string][]*Endpoint{}
 	for _, e := range d.endpoints {
@@ -267,11 +268,48 @@ func (d *Driver) keepEndpoints(r *Report, links map[string]netlinkutil.Link, s s
 			if mine, in := links[linkName(e.ID)]; in && mine.Alias == d.endpointAlias(e.NetworkID, e.ID) {
 				continue // keepHost has looked at it
 			}
+			if e.Sandbox == "" {
+				if complete && d.entered {
+					d.doubt(r, e, "its link has gone and no container has it")
+				} else {
+					r.left("endpoint %s (%s) has no link in the host, and whether a container has it is not known; if none has, restart dockerd", Short(e.ID), e.addresses())
+				}
+				continue
+			}
 			if err := d.keepEndpoint(r, e, l, there); err != nil {
 				d.footings[parent] = footing{} // another try, with the next change
 			}
 		}
 	}
+}
+
+// locate finds the containers of endpoints of which it is not on record: those of
+// an earlier version, and those that the plugin was killed at. It tells whether it
+// has looked everywhere.
+func (d *Driver) locate(r *Report, links map[string]netlinkutil.Link) (complete bool) {
+	d.mu.Lock()
+	var lost []*Endpoint
+	for _, e := range d.endpoints {
+		if _, in := links[linkName(e.ID)]; e.Sandbox == "" && !in {
+			lost = append(lost, e)
+		}
+	}
+	d.mu.Unlock()
+	if len(lost) == 0 {
+		return true
+	}
+	found, err := d.kernel.InsideAll(d.alias("endpoint "))
+	for _, e := range lost {
+		f, ok := found[d.endpointAlias(e.NetworkID, e.ID)]
+		if !ok {
+			continue
+		}
+		d.entered = true
+		d.update(e.ID, func(e *Endpoint) { e.Sandbox, e.Arrived, e.Interface = f.Sandbox, true, &f.Interface })
+		r.did("found endpoint %s (%s) in %s", Short(e.ID), e.addresses(), f.Sandbox)
+		d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Infof("found its interface %s in %s", f.Interface.Name, f.Sandbox)
+	}
+	return err == nil
 }
 
 // footing is what the interfaces of a parent depend on.
@@ -280,13 +318,10 @@ type footing struct{ index, mtu int }
 // keepEndpoint looks after an endpoint whose link is not in the host.
 func (d *Driver) keepEndpoint(r *Report, e *Endpoint, parent netlinkutil.Link, there bool) error {
 	alias := d.endpointAlias(e.NetworkID, e.ID)
-	if e.Sandbox == "" {
-		d.doubt(r, e, "its link has gone and no container has it")
-		return nil
-	}
 	inside, err := d.kernel.Inside(e.Sandbox, alias)
 	switch {
 	case err == nil:
+		d.entered = true
 		d.trust(e)
 		if there {
 			d.picture(e.ID, inside, parent)
@@ -294,7 +329,9 @@ func (d *Driver) keepEndpoint(r *Report, e *Endpoint, parent netlinkutil.Link, t
 		}
 		return nil
 	case errors.Is(err, netlinkutil.ErrNoSandbox):
-		d.doubt(r, e, "its container's network namespace is gone")
+		if e.Interface != nil || d.entered { // else we may be looking in the wrong place
+			d.doubt(r, e, "its container's network namespace is gone")
+		}
 		return nil
 	case errors.Is(err, netlinkutil.ErrNoEntry):
 		if there && e.ParentIndex != 0 && e.ParentIndex != parent.Index {
