@@ -79,6 +79,8 @@ type walker struct {
 	file io.ReaderAt
 	meta meta
 	used []uint64 // bit by page: reached, or free
+	// spare are buffers of a page each, not in use.
+	spare [][]byte
 	// record is called with every record of every bucket, in their order. The
 	// slices are valid only during the call.
 	record func(bucket string, key, value []byte) error
@@ -99,8 +101,7 @@ func walk(file io.ReaderAt, size int64, record func(bucket string, key, value []
 	if err := w.freelist(); err != nil {
 		return err
 	}
-	_, err := w.tree(m.root, nil, nil, "", true)
-	return err
+	return w.tree(m.root, nil, nil, "", true)
 }
 
 // findMeta finds the page size as bbolt does, then the later of the two
@@ -153,7 +154,12 @@ func (w *walker) page(id uint64) ([]byte, error) {
 	if id < 2 || id >= w.meta.end {
 		return nil, damaged("page %d of %d", id, w.meta.end)
 	}
-	b := make([]byte, w.meta.pageSize)
+	var b []byte
+	if n := len(w.spare); n > 0 {
+		b, w.spare = w.spare[n-1], w.spare[:n-1]
+	} else {
+		b = make([]byte, w.meta.pageSize)
+	}
 	if err := w.read(b, int64(id)*int64(len(b))); err != nil {
 		return nil, err
 	}
@@ -214,22 +220,26 @@ func (w *walker) freelist() error {
 
 // tree goes over the pages under one, whose keys are from low up to below high,
 // where that is not nil. root is whether it is the tree of the buckets.
-func (w *walker) tree(id uint64, low, high []byte, bucket string, root bool) (last []byte, err error) {
+func (w *walker) tree(id uint64, low, high []byte, bucket string, root bool) error {
 	b, err := w.page(id)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return w.elements(id, b, low, high, bucket, root)
+	if err := w.elements(id, b, low, high, bucket, root); err != nil {
+		return err
+	}
+	w.spare = append(w.spare, b[:w.meta.pageSize:w.meta.pageSize])
+	return nil
 }
 
-func (w *walker) elements(id uint64, b, low, high []byte, bucket string, root bool) (last []byte, err error) {
+func (w *walker) elements(id uint64, b, low, high []byte, bucket string, root bool) error {
 	flags, count := order.Uint16(b[8:]), int(order.Uint16(b[10:]))
 	leaf := flags == leafFlag
 	switch {
 	case !leaf && flags != branchFlag:
-		return nil, damaged("page %d is of no kind", id)
+		return damaged("page %d is of no kind", id)
 	case !leaf && count == 0, pageHeader+count*elementHeader > len(b):
-		return nil, damaged("page %d has %d entries", id, count)
+		return damaged("page %d has %d entries", id, count)
 	}
 	type element struct {
 		flags      uint32
@@ -253,15 +263,15 @@ func (w *walker) elements(id uint64, b, low, high []byte, bucket string, root bo
 		e.value = b[at+pos+ksize : at+pos+ksize+vsize]
 		return e, nil
 	}
-	last = low
+	last := low
 	for i := range count {
 		e, err := parse(i)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		// The first may be the parent's key; all others are after what was there.
 		if c := bytes.Compare(e.key, last); last != nil && (c < 0 || c == 0 && i > 0) || high != nil && bytes.Compare(e.key, high) >= 0 {
-			return nil, damaged("page %d has keys out of order", id)
+			return damaged("page %d has keys out of order", id)
 		}
 		last = e.key
 		switch {
@@ -270,40 +280,38 @@ func (w *walker) elements(id uint64, b, low, high []byte, bucket string, root bo
 			if i+1 < count {
 				n, err := parse(i + 1)
 				if err != nil {
-					return nil, err
+					return err
 				}
 				next = n.key
 			}
-			if _, err = w.tree(e.page, e.key, next, bucket, root); err != nil {
-				return nil, err
+			if err := w.tree(e.page, e.key, next, bucket, root); err != nil {
+				return err
 			}
 		case e.flags&bucketFlag != 0 != root:
-			return nil, damaged("page %d has a record where a bucket belongs, or the reverse", id)
+			return damaged("page %d has a record where a bucket belongs, or the reverse", id)
 		case !root:
 			if err := w.record(bucket, e.key, e.value); err != nil {
-				return nil, err
+				return err
 			}
 		default:
 			if err := w.bucket(id, string(e.key), e.value); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
-	return last, nil
+	return nil
 }
 
-func (w *walker) bucket(id uint64, name string, value []byte) (err error) {
+func (w *walker) bucket(id uint64, name string, value []byte) error {
 	if len(value) < bucketHeader {
 		return damaged("page %d has half a bucket", id)
 	}
 	if page := order.Uint64(value); page != 0 {
-		_, err = w.tree(page, nil, nil, name, false)
-		return err
+		return w.tree(page, nil, nil, name, false)
 	}
 	inline := value[bucketHeader:]
 	if len(inline) < pageHeader || order.Uint16(inline[8:]) != leafFlag {
 		return damaged("page %d has half a bucket", id)
 	}
-	_, err = w.elements(id, inline, nil, nil, name, false)
-	return err
+	return w.elements(id, inline, nil, nil, name, false)
 }
