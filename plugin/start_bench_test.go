@@ -74,18 +74,30 @@ func (b *bench) fill(held, resting int, networks ...string) driver.Endpoint {
 	return e
 }
 
-// The start of the program with 100,000 records in its state file, on a real
-// LAN: until it answers at all, until it answers what needs the state, and until
-// it has given out an address that nobody else has.
+// The start of the program with 100,000 records in its state file, and with
+// 100,000 containers, on a real LAN: until it answers at all, until it answers
+// what needs the state, and until it has given out an address that nobody else
+// has.
 func BenchmarkStart(bm *testing.B) {
-	const (
-		networks = 500
-		held     = 79 // and a gateway
-		resting  = 39
-	)
-	if records := networks*(2+1+2*held+resting) + 1; records < 100_000 {
-		bm.Fatalf("only %d records", records)
+	for _, c := range []struct {
+		name              string
+		networks          int
+		held, resting     int // of each; a gateway is held beside
+		records, endpoint int // at least
+	}{
+		{"records=100k", 500, 79, 39, 100_000, 39_500},
+		{"containers=100k", 400, 250, 0, 200_000, 100_000},
+	} {
+		bm.Run(c.name, func(bm *testing.B) {
+			if records := c.networks*(2+1+2*c.held+c.resting) + 1; records < c.records || c.networks*c.held < c.endpoint {
+				bm.Fatalf("only %d records, %d containers", records, c.networks*c.held)
+			}
+			benchStart(bm, c.networks, c.held, c.resting)
+		})
 	}
+}
+
+func benchStart(bm *testing.B, networks, held, resting int) {
 	b, parent := newRealBench(bm)
 	program := filepath.Join(bm.TempDir(), "underlay")
 	if out, err := exec.Command("go", "build", "-o", program, "underlay/cmd/underlay").CombinedOutput(); err != nil {
@@ -95,7 +107,7 @@ func BenchmarkStart(bm *testing.B) {
 	var pool string
 	for n := range networks {
 		var id string
-		id, pool = b.lanWith(n+1, fmt.Sprintf("10.%d.%d.0/24", 100+n/250, n%250), parent, nil)
+		id, pool = b.lanWith(n+1, fmt.Sprintf("10.%d.%d.0/23", 100+n/125, n%125*2), parent, nil)
 		ids = append(ids, id)
 	}
 	e := b.fill(held, resting, ids...)
@@ -141,13 +153,18 @@ func BenchmarkStart(bm *testing.B) {
 		}
 		used = append(used, serve.ProcessState.UserTime()+serve.ProcessState.SystemTime())
 	}
+	file, err := os.Stat(filepath.Join(b.config.State, StateFile))
+	if err != nil {
+		bm.Fatal(err)
+	}
+	bm.ReportMetric(float64(file.Size())/1e6, "file-MB")
 	bm.ReportMetric(0, "ns/op")
 	for name, t := range map[string]times{"listening": listening, "ready": ready, "address": address, "cpu": used} {
 		slices.Sort(t)
 		bm.ReportMetric(float64(t[len(t)/2].Milliseconds()), name+"-ms")
 		bm.ReportMetric(float64(t[len(t)-1].Milliseconds()), name+"-max-ms")
 	}
-	bm.ReportMetric(float64(slices.Max(resident))/1000, "memory-MB")
+	bm.ReportMetric(float64(slices.Max(resident))/1000, "peak-MB")
 }
 
 // peak returns the most memory that a process has had until now, in kB, its
