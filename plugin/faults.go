@@ -8,7 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"sync/atomic"
+	"sync"
 
 	"underlay/driver"
 	"underlay/internal/fault"
@@ -36,23 +36,22 @@ func (f faults) server(s *server) {
 	}
 	calls := s.http.Handler
 	s.http.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		return context.WithValue(ctx, connKey{}, &c)
+		return context.WithValue(ctx, connKey{}, c)
 	}
-	var counted atomic.Pointer[net.Conn] // the one that the call under way came by
+	var answered sync.Map // from a connection to what its call's end is told with
 	s.http.ConnState = func(c net.Conn, state http.ConnState) {
-		if at := counted.Load(); at != nil && *at == c && (state == http.StateIdle || state == http.StateClosed) && counted.CompareAndSwap(at, nil) {
-			f.Faults.Pass("answered")
+		if state == http.StateIdle || state == http.StateClosed {
+			if tell, ok := answered.LoadAndDelete(c); ok {
+				tell.(func())()
+			}
 		}
 	}
 	s.http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/Underlay.") {
-			calls.ServeHTTP(w, r)
-			return
+		if !strings.HasPrefix(r.URL.Path, "/Underlay.") {
+			answered.Store(r.Context().Value(connKey{}), f.Faults.Call(r.URL.Path[1:]))
+			w = &sending{ResponseWriter: w, before: func() { f.Faults.Pass("out") }}
 		}
-		f.Faults.Call(r.URL.Path[1:])
-		c, _ := r.Context().Value(connKey{}).(*net.Conn)
-		counted.Store(c)
-		calls.ServeHTTP(&sending{ResponseWriter: w, before: func() { f.Faults.Pass("out") }}, r)
+		calls.ServeHTTP(w, r)
 	})
 }
 

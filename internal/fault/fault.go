@@ -43,20 +43,30 @@ func New() (*Points, error) {
 	return p, err
 }
 
-// Call says that a call begins.
-func (p *Points) Call(name string) {
+// Call says that a call begins, and returns what its end is to be told with.
+func (p *Points) Call(name string) (answered func()) {
 	p.mu.Lock()
 	p.calls++
-	p.call = fmt.Sprintf("%d %s", p.calls, name)
+	call := fmt.Sprintf("%d %s", p.calls, name)
+	p.call = call
+	p.pass(call, "in")
 	p.mu.Unlock()
-	p.Pass("in")
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.pass(call, "answered") // the next one may have begun
+	}
 }
 
 // Pass passes a point, or does not return. It may be called in parallel.
 func (p *Points) Pass(what string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	name := p.call + ": " + what
+	p.pass(p.call, what)
+}
+
+func (p *Points) pass(call, what string) {
+	name := call + ": " + what
 	p.passed[name]++
 	if n := p.passed[name]; n > 1 {
 		name = fmt.Sprintf("%s #%d", name, n)
