@@ -39,6 +39,9 @@ type Host struct {
 	// for messages that netlink has no words for.
 	strict   map[int]*nl.SocketHandle
 	settings settings
+
+	netns     nsID       // its own, which is no container's
+	sandboxes *sandboxes // nil: there is no entry into containers
 }
 
 // Open opens the netns of the calling thread.
@@ -48,6 +51,10 @@ func Open() (*Host, error) {
 		return nil, err
 	}
 	h := &Host{nl: main, del: make(chan *netlink.Handle, deleters), settings: openSettings()}
+	var own unix.Stat_t
+	if unix.Stat(ownNetns, &own) == nil {
+		h.netns = netnsID(own)
+	}
 	if err := h.listen(); err != nil {
 		h.Close()
 		return nil, err
@@ -72,8 +79,7 @@ func (h *Host) listen() (err error) {
 	if h.strict, err = raw(); err != nil {
 		return err
 	}
-	// Without it (before Linux 4.20) the kernel sends more, which is left out here.
-	_ = unix.SetsockoptInt(h.strict[unix.NETLINK_ROUTE].Socket.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
+	h.strictly()
 	h.watch, err = newWatch()
 	return err
 }

@@ -1,22 +1,320 @@
 package netlinkutil
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"runtime"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// sandboxes is the folder of containers' netns. nil: none may be entered.
+type sandboxes struct {
+	dir, at  string   // as dockerd names it, and as this process sees it
+	settings []string // the names of a link's sysctls, "ipv4/conf/arp_ignore"
+
+	mu   sync.Mutex
+	seen map[string]bool // names that were netns here
+}
 
 // EnterSandboxes lets h into the netns of containers. dir is the folder of these
-// as dockerd names it in its SandboxKeys, at is where this process sees it.
-func (h *Host) EnterSandboxes(dir, at string) error { return errors.ErrUnsupported }
+// as dockerd names it in its SandboxKeys (/var/run/docker/netns), at is where
+// this process sees it. ErrPermission where it may not enter any. It comes
+// before all other verbs, or not at all: those of sandboxes are then ErrNoEntry.
+func (h *Host) EnterSandboxes(dir, at string) error {
+	if !path.IsAbs(dir) || !path.IsAbs(at) {
+		return refuse(ErrInvalid, "the folders of containers' network namespaces are absolute paths, and %q or %q is none", dir, at)
+	}
+	// To enter one's own takes what another takes.
+	own, err := unix.Open(ownNetns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("opening %s: %w", ownNetns, err)
+	}
+	defer unix.Close(own)
+	if err := away(own, func() error { return nil }); err != nil {
+		if errors.Is(err, unix.EPERM) {
+			err = refuse(ErrPermission, "entering containers' network namespaces takes CAP_SYS_ADMIN, which underlay lacks; grant it, or have no interfaces made again")
+		}
+		return err
+	}
+	h.sandboxes = &sandboxes{dir: path.Clean(dir), at: path.Clean(at), settings: settingNames(), seen: map[string]bool{}}
+	return nil
+}
 
-// Inside pictures the link of that alias in a sandbox.
-func (h *Host) Inside(sandbox, alias string) (Interface, error) { return Interface{}, ErrNoEntry }
+// ownNetns is the netns of the thread that opens it.
+const ownNetns = "/proc/thread-self/ns/net"
 
-// Restore makes the sub-interface s in the sandbox as want says.
-func (h *Host) Restore(sandbox string, s SubInterface, want Interface) error { return ErrNoEntry }
+// away runs do on a thread that has entered the netns of that descriptor.
+func away(ns int, do func() error) error {
+	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		// By the first thread others know the process: /proc/PID/net.
+		defer runtime.UnlockOSThread()
+		done := make(chan error)
+		go func() { done <- away(ns, do) }()
+		return <-done
+	}
+	home, err := unix.Open(ownNetns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	defer unix.Close(home)
+	if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	defer func() {
+		// A thread that cannot return stays locked, and ends with its goroutine.
+		if unix.Setns(home, unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+	}()
+	return do()
+}
 
-// RaiseMTU raises the MTU of the link of that alias in a sandbox.
-func (h *Host) RaiseMTU(sandbox, alias string, mtu int) error { return ErrNoEntry }
+// open opens the netns that dockerd names key.
+func (h *Host) open(key string) (fd int, err error) {
+	s := h.sandboxes
+	if s == nil {
+		return -1, refuse(ErrNoEntry, "containers' network namespaces are not entered")
+	}
+	if err := CheckSandbox(s.dir, key); err != nil {
+		return -1, err
+	}
+	name := path.Base(key)
+	fd, err = unix.Open(path.Join(s.at, name), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		if _, err := os.Stat(s.at); err != nil {
+			return -1, refuse(ErrNoEntry, "the folder of containers' network namespaces is not to be seen: %v", err)
+		}
+		s.forget(name)
+		return -1, refuse(ErrNoSandbox, "network namespace %s is gone", key)
+	case errors.Is(err, unix.ELOOP):
+		return -1, refuse(ErrBadSandbox, "network namespace %s is a symbolic link", key)
+	case err != nil:
+		return -1, refuse(ErrNoEntry, "network namespace %s: %v", key, err)
+	}
+	if err := h.check(fd, key); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
 
-// RemoveInside deletes the link of that alias in a sandbox; an absent one is success.
-func (h *Host) RemoveInside(sandbox, alias string) error { return ErrNoEntry }
+// check tells why what has been opened as key is no netns of a container.
+func (h *Host) check(fd int, key string) error {
+	s, name := h.sandboxes, path.Base(key)
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(fd, &fs); err != nil {
+		return refuse(ErrNoEntry, "network namespace %s: %v", key, err)
+	}
+	if fs.Type != unix.NSFS_MAGIC {
+		// For a minute after a container's end dockerd keeps the file where the
+		// netns was mounted. But so looks one whose mount does not come through
+		// to this process.
+		if s.known(name) {
+			return refuse(ErrNoSandbox, "network namespace %s is gone", key)
+		}
+		return refuse(ErrNoEntry, "%s is not mounted, or its mount does not come through to underlay; mount %s with slave propagation (rslave)", key, s.dir)
+	}
+	if kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE); err != nil || kind != unix.CLONE_NEWNET {
+		return refuse(ErrBadSandbox, "%s is no network namespace", key)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || netnsID(st) == h.netns {
+		return refuse(ErrBadSandbox, "%s is the host's own network namespace", key)
+	}
+	s.know(name)
+	return nil
+}
 
-// Sandboxes lists the netns of containers, as dockerd names them.
-func (h *Host) Sandboxes() ([]string, error) { return nil, ErrNoEntry }
+// nsID tells one netns from another.
+type nsID struct{ dev, ino uint64 }
+
+func netnsID(s unix.Stat_t) nsID { return nsID{uint64(s.Dev), s.Ino} }
+
+func (s *sandboxes) know(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen[name] = true
+}
+
+func (s *sandboxes) known(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen[name]
+}
+
+func (s *sandboxes) forget(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.seen, name)
+}
+
+// Sandboxes lists the netns of containers that there are, as dockerd names them.
+func (h *Host) Sandboxes() ([]string, error) {
+	s := h.sandboxes
+	if s == nil {
+		return nil, refuse(ErrNoEntry, "containers' network namespaces are not entered")
+	}
+	return bounded(func() (keys []string, err error) {
+		es, err := os.ReadDir(s.at)
+		if err != nil {
+			return nil, refuse(ErrNoEntry, "the folder of containers' network namespaces is not to be seen: %v", err)
+		}
+		for _, e := range es {
+			var fs unix.Statfs_t
+			if !sandboxKey.MatchString(e.Name()) || unix.Statfs(path.Join(s.at, e.Name()), &fs) != nil || fs.Type != unix.NSFS_MAGIC {
+				continue
+			}
+			keys = append(keys, path.Join(s.dir, e.Name()))
+		}
+		return keys, nil
+	})
+}
+
+// room is the netns of a container, on a thread that is there.
+type room struct {
+	*Host          // its sockets there, for what looks links up and changes them; it has none for deletions and news
+	fd    int      // of the netns
+	names []string // of its links' sysctls
+}
+
+// enter runs do in a sandbox, for as long as Timeout.
+func enter[T any](h *Host, sandbox string, do func(*room) (T, error)) (T, error) {
+	v, err := bounded(func() (v T, err error) {
+		fd, err := h.open(sandbox)
+		if err != nil {
+			return v, err
+		}
+		defer unix.Close(fd)
+		err = away(fd, func() error {
+			r, err := newRoom(fd, h.sandboxes.settings)
+			if err == nil {
+				defer r.leave()
+				v, err = do(r)
+			}
+			return err
+		})
+		return v, err
+	})
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EPERM) && !errors.Is(err, ErrPermission) {
+		err = Explain(err, "", "entering the network namespace "+sandbox)
+	}
+	return v, err
+}
+
+func newRoom(fd int, names []string) (r *room, err error) {
+	r = &room{Host: &Host{}, fd: fd, names: names}
+	if r.nl, err = handle(); err != nil {
+		return nil, err
+	}
+	if r.strict, err = raw(); err != nil {
+		r.nl.Close()
+		return nil, err
+	}
+	r.strictly()
+	return r, nil
+}
+
+func (r *room) leave() {
+	r.nl.Close()
+	r.strict[unix.NETLINK_ROUTE].Close()
+}
+
+// link is the link of that alias.
+func (r *room) link(alias string) (netlink.Link, error) {
+	ks, err := read(r.nl.LinkList)
+	if err != nil {
+		return nil, Explain(err, "", "listing the links of the container")
+	}
+	for _, k := range ks {
+		if alias != "" && k.Attrs().Alias == alias {
+			return k, nil
+		}
+	}
+	return nil, refuse(ErrNotFound, "the container has no link %q any more", alias)
+}
+
+// Inside pictures the link of that alias in a sandbox. ErrNotFound: the sandbox
+// has none; ErrNoSandbox: there is no such sandbox any more; ErrNoEntry: it
+// cannot be entered, and who knows; ErrBadSandbox: it is none.
+func (h *Host) Inside(sandbox, alias string) (Interface, error) {
+	return enter(h, sandbox, func(r *room) (Interface, error) {
+		k, err := r.link(alias)
+		if err != nil {
+			return Interface{}, err
+		}
+		return r.picture(k)
+	})
+}
+
+// RaiseMTU raises the MTU of the link of that alias in a sandbox, if it is less:
+// the kernel lowers it with the parent's, and raises no macvlan link's.
+func (h *Host) RaiseMTU(sandbox, alias string, mtu int) error {
+	_, err := enter(h, sandbox, func(r *room) (struct{}, error) {
+		k, err := r.link(alias)
+		if err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, r.raiseMTU(k, mtu)
+	})
+	return err
+}
+
+func (r *room) raiseMTU(k netlink.Link, mtu int) error {
+	a := k.Attrs()
+	if a.MTU >= mtu {
+		return nil
+	}
+	return Explain(tell(func() error { return r.nl.LinkSetMTU(k, mtu) }), "", fmt.Sprintf("setting the MTU of the container's link %s to %d", a.Name, mtu))
+}
+
+// RemoveInside deletes the link of that alias in a sandbox; an absent one is
+// success, and so is an absent sandbox.
+func (h *Host) RemoveInside(sandbox, alias string) error {
+	_, err := enter(h, sandbox, func(r *room) (struct{}, error) {
+		k, err := r.link(alias)
+		if err == nil {
+			err = tell(func() error { return r.nl.LinkDel(k) })
+		}
+		if absent(err) || errors.Is(err, ErrNotFound) {
+			err = nil
+		}
+		return struct{}{}, Explain(err, "", "deleting the container's link of "+alias)
+	})
+	if errors.Is(err, ErrNoSandbox) {
+		return nil
+	}
+	return err
+}
+
+// strictly has the kernel filter dumps. Without it (before Linux 4.20) the
+// kernel sends more, which is left out here.
+func (h *Host) strictly() {
+	_ = unix.SetsockoptInt(h.strict[unix.NETLINK_ROUTE].Socket.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
+}
+
+// raws parses the attributes of one answer to a question, which follow a header
+// of that size; nil where it is no such answer.
+func raws(b []byte, header int) map[uint16][]byte {
+	if len(b) < header {
+		return nil
+	}
+	as, err := nl.ParseRouteAttr(b[header:])
+	if err != nil {
+		return nil
+	}
+	m := make(map[uint16][]byte, len(as))
+	for _, a := range as {
+		m[a.Attr.Type&^uint16(unix.NLA_F_NESTED)] = a.Value
+	}
+	return m
+}

@@ -35,6 +35,9 @@ type Kernel struct {
 	wheres  netlinkutil.Feed[int]    // of the changes of addresses
 	told    map[int]netlinkutil.Link // what the feed was last told, nil until somebody listens
 	changed chan struct{}            // closed at the next change
+
+	sandboxes map[string]bool // the containers' netns by their keys
+	noEntry   bool
 }
 
 // link is a link as the kernel knows it.
@@ -47,9 +50,11 @@ type link struct {
 	addresses        []netlinkutil.Address
 	neighbours       map[netip.Addr]net.HardwareAddr // permanent ones
 	unplugged        bool
-	moved            bool             // in a container's netns
-	moves            int              // how often it has been moved there
-	takenMAC         net.HardwareAddr // of a passthru's parent: the MAC to give back
+	moved            bool                  // in a container's netns
+	sandbox          string                // its key, "" for one that nobody enters
+	inside           netlinkutil.Interface // what the link is there, but for MTU and Up
+	moves            int                   // how often it has been moved there
+	takenMAC         net.HardwareAddr      // of a passthru's parent: the MAC to give back
 }
 
 type failure struct {
@@ -60,7 +65,7 @@ type failure struct {
 
 // New is a host with nothing but lo.
 func New() *Kernel {
-	k := &Kernel{next: 1, lacks: map[string]bool{}, changed: make(chan struct{}), sysctls: map[string]string{}}
+	k := &Kernel{next: 1, lacks: map[string]bool{}, changed: make(chan struct{}), sysctls: map[string]string{}, sandboxes: map[string]bool{}}
 	k.feed.Lost = netlinkutil.Change{Lost: true}
 	k.add(&link{Link: netlinkutil.Link{Name: "lo", Kind: "device", MTU: 65536, Up: true, Loopback: true, MAC: make(net.HardwareAddr, 6)}})
 	return k
@@ -122,9 +127,12 @@ func (k *Kernel) Set(name string, change func(*netlinkutil.Link)) {
 	k.mu.Lock()
 	defer k.unlock()
 	if l := k.find(name); l != nil {
-		up := l.Up
+		up, mtu := l.Up, l.MTU
 		if change(&l.Link); up && !l.Up {
 			k.unroute(l)
+		}
+		if l.MTU != mtu {
+			k.lowered(l)
 		}
 	}
 }
@@ -222,7 +230,7 @@ func (k *Kernel) take(name string) (*link, error) {
 		return nil, unix.ENODEV
 	}
 	k.unroute(l)
-	l.moved, l.Up, l.addresses = true, false, nil
+	l.moved, l.Up, l.addresses, l.sandbox = true, false, nil, ""
 	l.moves++
 	return l, nil
 }
@@ -254,7 +262,7 @@ func (k *Kernel) Return(name string) error {
 	if k.find(name) != nil {
 		return unix.EEXIST
 	}
-	l.moved, l.Up = false, false
+	l.moved, l.Up, l.sandbox = false, false, ""
 	return nil
 }
 
@@ -600,7 +608,7 @@ func (k *Kernel) remove(l *link) {
 //	3 eth0.10 vlan 10 on eth0 00:16:3e:00:00:02 mtu 1500 up "underlay lan"
 //	4 ul-1 macvlan bridge on eth0 02:42:0a:00:00:01 mtu 1500 down
 //	moved:
-//	5 ul-2 macvlan bridge on eth0 02:42:0a:00:00:02 mtu 1500 up
+//	5 ul-2 macvlan bridge on eth0 02:42:0a:00:00:02 mtu 1500 up in 0123456789ab as eth0 192.168.50.50/24 to 0.0.0.0/0 via 192.168.50.1
 //	routes:
 //	0.0.0.0/0 via 192.168.50.1 on eth0 metric 100
 //	192.168.50.50/32 on ulh-1 src 192.168.50.2 of underlay
@@ -663,6 +671,7 @@ func (l *link) print(b *strings.Builder) {
 	for _, a := range l.addresses {
 		printAddress(b, a)
 	}
+	l.printInside(b)
 	if l.Alias != "" {
 		fmt.Fprintf(b, " %q", l.Alias)
 	}
