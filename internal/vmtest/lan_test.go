@@ -67,6 +67,22 @@ ip addr replace fd00:50::2/64 dev eth0 nodad
 ip route replace default via 192.168.50.1
 ip -6 route show default | grep -q "via fd00:50::1 " || ip -6 route append default via fd00:50::1 dev eth0`
 
+// nicMAC is eth0's, at each boot.
+const nicMAC = "02:00:5e:00:50:02"
+
+// unplug takes the NIC eth0 out, with all that is on it; plug puts it in again:
+// the same NIC, in the same port of the switch, with another index.
+const unplug = `ip link del eth0`
+
+func plug() error {
+	_, err := sh("", `
+ip link add eth0 address `+nicMAC+` type veth peer name nic0 netns switch
+ip -n switch link set nic0 master br0 up
+sysctl -qw net.ipv6.conf.eth0.accept_dad=0 net.ipv4.conf.eth0.arp_ignore=1
+ip link set eth0 up`+eth0Addresses)
+	return err
+}
+
 func buildLAN() error {
 	steps := []struct {
 		in     place
@@ -77,7 +93,7 @@ for ns in switch router host1; do ip netns add $ns; ip -n $ns link set lo up; do
 sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
 sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
 sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
-ip link add eth0 type veth peer name nic0 netns switch
+ip link add eth0 address ` + nicMAC + ` type veth peer name nic0 netns switch
 ip link add eth1 type veth peer name nic1 netns switch
 ip link add eth2 type veth peer name nic2 netns switch
 ip -n router link add eth0 type veth peer name router netns switch

@@ -3,6 +3,7 @@
 package vmtest
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -29,25 +30,36 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "vmtest takes over the machine: run it with scripts/vm test SUITE")
 		os.Exit(2)
 	}
-	start := time.Now()
-	for _, step := range []struct {
-		name string
-		do   func() error
-	}{
+	flag.Parse()
+	if lastBoot.load() {
+		setUp([]step{{"LAN", buildLAN}, {"containerd", startContainerd}})
+		os.Exit(lastBoot.goOn(m))
+	}
+	setUp([]step{
 		{"LAN", buildLAN},
 		{"containerd", startContainerd},
 		{"dockerd", func() error { return dockerd.start() }},
 		{"version", readVersion},
 		{"image", makeImage},
 		{"plugin", installPlugin},
-	} {
+	})
+	os.Exit(lastBoot.begin(m))
+}
+
+type step struct {
+	name string
+	do   func() error
+}
+
+func setUp(steps []step) {
+	start := time.Now()
+	for _, step := range steps {
 		if err := step.do(); err != nil {
 			fmt.Printf("%s: %v\n%s\n--- FAIL: Setup (%.2fs)\n", step.name, err, tail(daemonLog, 40), time.Since(start).Seconds())
 			os.Exit(1)
 		}
 		fmt.Printf("setup: %-10s %5.1f s\n", step.name, time.Since(start).Seconds())
 	}
-	os.Exit(m.Run())
 }
 
 func makeImage() error {

@@ -142,26 +142,7 @@ func TestPluginKilled(t *testing.T) {
 // Push to a registry on loopback, install from it under another name, set.
 func TestRegistry(t *testing.T) {
 	b := begin(t)
-	dir := t.TempDir()
-	config := dir + "/config.yml"
-	if err := os.WriteFile(config, []byte(`version: 0.1
-storage: {filesystem: {rootdirectory: `+dir+`/data}}
-http: {addr: "127.0.0.1:5000"}
-log: {level: error}
-`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	registry := exec.Command("docker-registry", "serve", config)
-	if err := registry.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { registry.Process.Kill(); registry.Wait() }()
-	err := wait(20*time.Second, "the registry", func() error {
-		return exec.Command("curl", "-fs", "http://127.0.0.1:5000/v2/").Run()
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := registry(t)
 
 	// Another content: dockerd makes no second plugin of the same.
 	const pushed = "127.0.0.1:5000/net/underlay:v1"
@@ -177,7 +158,7 @@ log: {level: error}
 		}
 	}()
 	docker(t, "plugin", "set", "lan:v1", "LOG_LEVEL=debug", "DEFAULT_POOLS=base=10.212.0.0/16,size=25")
-	_, err = tryDocker("plugin", "set", "lan:v1", "COLOUR=red")
+	_, err := tryDocker("plugin", "set", "lan:v1", "COLOUR=red")
 	refused(t, err, `COLOUR`)
 	// The plugin installed first has a link in the host and keeps it.
 	b.network("--subnet", "10.78.0.0/24", "island")
@@ -195,4 +176,31 @@ log: {level: error}
 		t.Error("LOG_LEVEL=debug shows nothing in dockerd's log")
 	}
 	docker(t, "plugin", "disable", "lan:v1")
+}
+
+// registry serves images at 127.0.0.1:5000 until the test's end, from a folder
+// that may hold other things too.
+func registry(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	config := dir + "/config.yml"
+	if err := os.WriteFile(config, []byte(`version: 0.1
+storage: {filesystem: {rootdirectory: `+dir+`/data}}
+http: {addr: "127.0.0.1:5000"}
+log: {level: error}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("docker-registry", "serve", config)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	err := wait(20*time.Second, "the registry", func() error {
+		return exec.Command("curl", "-fs", "http://127.0.0.1:5000/v2/").Run()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
