@@ -3,7 +3,6 @@
 package vmtest
 
 import (
-	"encoding/binary"
 	"fmt"
 	"maps"
 	"net"
@@ -109,9 +108,8 @@ func answers(p place, addrs []netip.Addr, start time.Time, limit time.Duration) 
 	}
 	defer conn.Close()
 	const id = 0x7576
-	request := []byte{8, 0, 0, 0, id >> 8, id & 0xff, 0, 1}
-	sum := uint32(8<<8 + id + 1)
-	binary.BigEndian.PutUint16(request[2:], ^uint16(sum+sum>>16))
+	const sum = 0xffff - (8<<8 + id + 1) // RFC 1071; nothing to carry
+	request := []byte{8, 0, sum >> 8, sum & 0xff, id >> 8, id & 0xff, 0, 1}
 	took := map[netip.Addr]time.Duration{}
 	buffer := make([]byte, 256)
 	var asked time.Time
@@ -126,7 +124,7 @@ func answers(p place, addrs []netip.Addr, start time.Time, limit time.Duration) 
 		}
 		conn.SetReadDeadline(asked.Add(51 * time.Millisecond))
 		n, from, err := conn.ReadFrom(buffer)
-		if err != nil || n < 8 || buffer[0] != 0 || binary.BigEndian.Uint16(buffer[4:]) != id {
+		if err != nil || n < 8 || buffer[0] != 0 || buffer[4] != id>>8 || buffer[5] != id&0xff {
 			continue
 		}
 		addr, _ := netip.AddrFromSlice(from.(*net.IPAddr).IP.To4())
