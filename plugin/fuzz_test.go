@@ -118,7 +118,7 @@ func FuzzHandlers(f *testing.F) {
 		history = append(history, call+" "+string(body))
 		start := time.Now()
 		w := httptest.NewRecorder()
-		b.plugin.server.mux.ServeHTTP(w, httptest.NewRequest(http.MethodPost, call, bytes.NewReader(body)))
+		b.plugin.server.ServeHTTP(w, httptest.NewRequest(http.MethodPost, call, bytes.NewReader(body)))
 		took, answer := time.Since(start), w.Body.String()
 		var failed failure
 		switch status := w.Code; {

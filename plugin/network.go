@@ -163,6 +163,9 @@ const (
 )
 
 func (p *Plugin) join(ctx context.Context, req network.JoinRequest) (res network.JoinResponse, err error) {
+	if err := p.config.Sandboxes.check(req.SandboxKey); err != nil {
+		return res, err
+	}
 	plumbing, err := p.parts.driver.Join(ctx, req.NetworkID, req.EndpointID, req.SandboxKey)
 	if err != nil {
 		return res, err

@@ -56,6 +56,33 @@ type Sandboxes struct {
 	Enter bool   // whether interfaces may be made again in them
 }
 
+// enter lets the driver into containers' namespaces, if it may go there.
+func (s Sandboxes) enter(host *netlinkutil.Host, log *logrus.Logger) {
+	const without = "interfaces that are lost with their parent come back when their containers are restarted"
+	if !s.Enter {
+		log.Infof("REBUILD is off: %s", without)
+		return
+	}
+	if err := host.EnterSandboxes(s.Dir, s.At); err != nil {
+		log.Warnf("%s: %v", without, err)
+	}
+}
+
+// check refuses the path of a namespace that is none of dockerd's; "" is none.
+func (s Sandboxes) check(key string) error {
+	if key == "" {
+		return nil
+	}
+	dir := s.Dir
+	if dir == "" {
+		dir = SandboxDir
+	}
+	if err := netlinkutil.CheckSandbox(dir, key); err != nil {
+		return badRequest{err}
+	}
+	return nil
+}
+
 // Kernel is the host's network stack. *netlinkutil.Host is the real one.
 type Kernel interface {
 	driver.Kernel
@@ -99,6 +126,7 @@ func Listen(config Config) (*Plugin, error) {
 	p := &Plugin{config: config, listener: l, loaded: make(chan struct{})}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.server = newServer(config.Log, p.ready)
+	p.server.http.RegisterOnShutdown(l.lastCalls)
 	p.routeNetwork()
 	p.routeIPAM()
 	p.routeState()
@@ -207,6 +235,9 @@ func (p *Plugin) open() (_ parts, err error) {
 			o.store.Close()
 		}
 	}()
+	if o.host != nil {
+		p.config.Sandboxes.enter(o.host, p.config.Log)
+	}
 	holdings := &holdings{}
 	settings := ipam.Config{
 		DefaultPools: p.config.DefaultPools, Host: lan.New(o.kernel, lan.ResolvConf), Log: p.config.Log.WithField("part", "ipam"),

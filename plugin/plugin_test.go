@@ -178,7 +178,7 @@ func TestBadCalls(t *testing.T) {
 		{"an empty repeat", "IpamDriver.RequestAddress", "", 400, "without a body"},
 		{"no JSON", "IpamDriver.RequestAddress", "{", 400, "not understood"},
 		{"a wrong type", "IpamDriver.RequestAddress", `{"PoolID": 7}`, 400, "not understood"},
-		{"a long body", "IpamDriver.RequestAddress", `{"PoolID": "` + long + `"}`, 400, "over 8388608 bytes"},
+		{"a long body", "IpamDriver.RequestAddress", `{"PoolID": "` + long + `"}`, 413, "over 1048576 bytes"},
 		{"a bad pool", "IpamDriver.RequestPool", `{"Pool": "192.168.50.0"}`, 400, "is no subnet"},
 		{"host bits", "IpamDriver.RequestPool", `{"Pool": "192.168.60.7/24"}`, 500, "192.168.60.0/24"},
 		{"an unknown option", "IpamDriver.RequestPool", `{"Pool": "192.168.60.0/24", "Options": {"foo": "bar"}}`, 500, "--ipam-opt foo"},

@@ -1,12 +1,10 @@
 package plugin
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	stdlog "log"
 	"net"
 	"net/http"
@@ -23,10 +21,6 @@ import (
 )
 
 const (
-	// manifest is Plugin.Activate's answer. Docker asks only socket plugins;
-	// a managed one has it in config.json.
-	manifest = `{"Implements": ["NetworkDriver", "IpamDriver"]}`
-
 	// deadline ends every call: dockerd itself waits for ever for a plugin
 	// that was there at its boot.
 	deadline = 10 * time.Second
@@ -34,37 +28,69 @@ const (
 	// what it has waited for.
 	words = 500 * time.Millisecond
 
-	// maxBody is above what dockerd sends for a container that publishes all
-	// of its 65,535 ports, which is 7 MB.
-	maxBody = 8 << 20
+	// answering is how long a client may take for its call and for reading the
+	// answer, together.
+	answering = 30 * time.Second
+	// idle is how long a connection may carry nothing. dockerd keeps its
+	// connections, and one that it just uses should not be shut.
+	idle = 5 * time.Minute
+	// maxHeader is in bytes; dockerd's are under 200.
+	maxHeader = 16 << 10
 )
 
 // server answers calls on one socket. It is http.Server and not sdk.Handler's,
 // which cannot be shut down.
 type server struct {
 	http  http.Server
-	mux   *http.ServeMux
+	calls map[string]http.HandlerFunc // by path
 	log   *logrus.Logger
 	ready func(context.Context) error // nil once the state is loaded
 }
 
 func newServer(log *logrus.Logger, ready func(context.Context) error) *server {
-	s := &server{mux: http.NewServeMux(), log: log, ready: ready}
+	s := &server{calls: map[string]http.HandlerFunc{}, log: log, ready: ready}
 	s.http = http.Server{
-		Handler:           s.mux,
+		Handler:           s,
+		ConnContext:       withVisit,
+		ConnState:         answered,
 		ReadHeaderTimeout: deadline,
 		ReadTimeout:       deadline,
+		WriteTimeout:      answering,
+		IdleTimeout:       idle,
+		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          stdlog.New(log.WriterLevel(logrus.DebugLevel), "", 0),
 	}
-	s.mux.HandleFunc("/Plugin.Activate", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", sdk.DefaultContentTypeV1_1)
-		_, _ = io.WriteString(w, manifest)
-	})
+	fixed(s, "/Plugin.Activate", manifest{Implements: []string{"NetworkDriver", "IpamDriver"}})
 	return s
 }
 
+// ServeHTTP answers a call.
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	call, known := s.calls[r.URL.Path]
+	switch {
+	case !known:
+		refuse(w, http.StatusNotFound, fmt.Errorf("underlay has no call %s", clip(r.URL.Path)))
+	case r.Method != http.MethodPost:
+		w.Header().Set("Allow", http.MethodPost)
+		refuse(w, http.StatusMethodNotAllowed, fmt.Errorf("%s takes a POST, not a %s", r.URL.Path[1:], clip(r.Method)))
+	default:
+		call(w, r)
+	}
+}
+
+// refuse answers with an error.
+func refuse(w http.ResponseWriter, status int, err error) {
+	w.Header().Set("Content-Type", sdk.DefaultContentTypeV1_1)
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(failure{err.Error()}) // a client that has gone is past telling
+}
+
+// manifest is Plugin.Activate's answer. Docker asks only socket plugins; a
+// managed one has it in config.json.
+type manifest struct{ Implements []string }
+
 // failure is an error as both of Docker's protocols read it from an answer
-// with status 400 or 500.
+// with a status of 400 or more.
 type failure struct{ Err string }
 
 // none is the body of a call or of an answer that carries nothing.
@@ -87,13 +113,18 @@ func fixed[Res any](s *server, path string, res Res) {
 }
 
 func route[Req, Res any](s *server, path string, f func(context.Context, Req) (Res, error)) {
-	s.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+	s.calls[path] = func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		// A client that goes away changes nothing: what was begun is done.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), deadline)
 		defer cancel()
 		var req Req
-		res, err := answer(ctx, w, r, &req, f)
+		err := decode(r.Body, &req)
+		var res Res
+		if err == nil {
+			busy(ctx)
+			res, err = answer(ctx, req, f)
+		}
 		entry := func() *logrus.Entry {
 			return s.log.WithFields(about(req)).WithFields(logrus.Fields{"call": path[1:], "ms": milliseconds(start)})
 		}
@@ -105,23 +136,14 @@ func route[Req, Res any](s *server, path string, f func(context.Context, Req) (R
 			return
 		}
 		entry().Warn(err)
-		status := http.StatusInternalServerError
-		if errors.As(err, new(badRequest)) {
-			status = http.StatusBadRequest
-		}
-		w.Header().Set("Content-Type", sdk.DefaultContentTypeV1_1)
-		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(failure{err.Error()}) // a client that has gone is past telling
-	})
+		refuse(w, status(err), err)
+	}
 }
 
 // answer makes a call, and ends it at its deadline even if what it waits for,
 // such as the kernel's lock over all links, knows of none. The call then goes
 // on alone, finds its ctx ended, and takes back what it did.
-func answer[Req, Res any](ctx context.Context, w http.ResponseWriter, r *http.Request, req *Req, f func(context.Context, Req) (Res, error)) (res Res, err error) {
-	if err := decode(w, r, req); err != nil {
-		return res, err
-	}
+func answer[Req, Res any](ctx context.Context, req Req, f func(context.Context, Req) (Res, error)) (res Res, err error) {
 	type outcome struct {
 		res Res
 		err error
@@ -137,7 +159,7 @@ func answer[Req, Res any](ctx context.Context, w http.ResponseWriter, r *http.Re
 		}()
 		own, cancel := context.WithTimeout(ctx, deadline-words)
 		defer cancel()
-		o.res, o.err = f(own, *req)
+		o.res, o.err = f(own, req)
 	}()
 	select {
 	case o := <-done:
@@ -166,35 +188,6 @@ func about(req any) logrus.Fields {
 	return fields
 }
 
-// badRequest is an error of the caller's.
-type badRequest struct{ error }
-
-func (b badRequest) Unwrap() error { return b.error }
-
-// errEmpty is what dockerd's retry gets: it repeats a call whose connection
-// broke, but without the body, which it has read to its end.
-var errEmpty = badRequest{errors.New("the call came without a body; it may be a repeat of one whose connection broke: try the docker command again")}
-
-func decode[Req any](w http.ResponseWriter, r *http.Request, req *Req) error {
-	if _, nothing := any(req).(*none); nothing {
-		return nil
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return badRequest{fmt.Errorf("the call's body is over %d bytes", tooLarge.Limit)}
-	}
-	if err != nil {
-		return badRequest{fmt.Errorf("the call's body broke off: %w", err)}
-	}
-	if len(bytes.TrimSpace(body)) == 0 {
-		return errEmpty
-	}
-	if err := json.Unmarshal(body, req); err != nil {
-		return badRequest{fmt.Errorf("the call's body is not understood: %w", err)}
-	}
-	return nil
-}
-
 // exchange is a call and its answer as JSON.
 type exchange struct{ req, res any }
 
@@ -210,7 +203,7 @@ func milliseconds(since time.Time) string {
 
 // listen opens the socket, for root alone. A socket left by a plugin that died
 // is replaced; one that somebody answers on, or another file, is not.
-func listen(path string) (net.Listener, error) {
+func listen(path string) (*door, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("socket folder: %w", err)
 	}
@@ -237,5 +230,5 @@ func listen(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
-	return l, nil
+	return newDoor(l, maxVisits), nil
 }
