@@ -43,15 +43,14 @@ func (p *Plugin) routeIPAM() {
 // sign that its replay of pools and addresses may follow.
 func (p *Plugin) ipamCapabilities(ctx context.Context, _ none) (ipamCapabilities, error) {
 	connected := func() {
-		if <-p.loaded; p.failed == nil {
+		if <-p.loaded; p.failed.Load() == nil {
 			p.parts.ipam.Daemon()
 		}
 	}
-	select {
-	case <-p.loaded:
+	if p.ready(ctx) == nil {
 		connected()
-	case <-ctx.Done(): // dockerd's boot waits for this answer
-		go connected()
+	} else {
+		go connected() // dockerd's boot waits for this answer
 	}
 	return ipamCapabilities{RequiresRequestReplay: true}, nil
 }

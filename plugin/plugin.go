@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -94,14 +95,15 @@ type Plugin struct {
 	config   Config
 	listener net.Listener
 	server   *server
-	loaded   chan struct{} // closed once parts or failed is set
+	tried    chan struct{} // closed once the state is loaded, or could not be the first time
+	loaded   chan struct{} // closed once the state is loaded, or never will be
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	workers sync.WaitGroup
 
 	parts  parts
-	failed error
+	failed atomic.Pointer[error] // why the state is not loaded
 }
 
 // parts are what needs the state.
@@ -123,7 +125,7 @@ func Listen(config Config) (*Plugin, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Plugin{config: config, listener: l, loaded: make(chan struct{})}
+	p := &Plugin{config: config, listener: l, tried: make(chan struct{}), loaded: make(chan struct{})}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.server = newServer(config.Log, p.ready)
 	p.server.http.RegisterOnShutdown(l.lastCalls)
@@ -155,11 +157,11 @@ func (p *Plugin) Close() error {
 	if err != nil {
 		err = fmt.Errorf("calls under way are left behind: %w", err)
 	}
+	p.cancel()
 	<-p.loaded
-	if p.failed != nil {
+	if p.failed.Load() != nil {
 		return err
 	}
-	p.cancel()
 	p.parts.driver.Close()
 	p.parts.ipam.Close()
 	if p.parts.host != nil {
@@ -173,26 +175,47 @@ func (p *Plugin) Close() error {
 	return err
 }
 
-// ready waits until the state is loaded, and says why it could not be.
+// ready waits until the state is loaded, or says why it is not.
 func (p *Plugin) ready(ctx context.Context) error {
 	select {
-	case <-p.loaded:
-		if p.failed != nil {
-			return fmt.Errorf("%w; then disable and enable the plugin", p.failed)
-		}
-		return nil
+	case <-p.tried:
 	case <-ctx.Done():
 		return fmt.Errorf("underlay is still loading its state from %s: %w", p.config.State, ctx.Err())
 	}
+	if err := p.failed.Load(); err != nil {
+		return fmt.Errorf("%w; underlay tries again every %v", *err, loadAgain)
+	}
+	return nil
 }
+
+// loadAgain is how long a state that could not be loaded is left alone: a disk
+// may have room again, or another process let go of the file.
+const loadAgain = 2 * time.Second
 
 func (p *Plugin) load() {
 	defer close(p.loaded)
-	start := time.Now()
-	if p.parts, p.failed = p.open(); p.failed != nil {
-		p.config.Log.Errorf("every call fails until this is mended and the plugin started again: %v", p.failed)
-		return
+	tried := sync.OnceFunc(func() { close(p.tried) })
+	defer tried()
+	start, said := time.Now(), ""
+	for {
+		parts, err := p.open()
+		if err == nil {
+			p.parts = parts
+			break
+		}
+		p.failed.Store(&err)
+		tried()
+		if err.Error() != said {
+			said = err.Error()
+			p.config.Log.Errorf("every call fails until this is mended: %v", err)
+		}
+		select {
+		case <-time.After(loadAgain):
+		case <-p.ctx.Done():
+			return
+		}
 	}
+	defer p.failed.Store(nil)
 	networks, endpoints := p.parts.driver.Networks()
 	p.config.Log.Infof("loaded %d networks and %d endpoints in %s ms", len(networks), endpoints, milliseconds(start))
 	p.parts.driver.Recover() // makes the parents that the IPAM is to watch

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -228,27 +227,6 @@ func TestSocket(t *testing.T) {
 	l.Close() // leaves the file, as a killed plugin does
 	b.start()
 	must[object](b, "NetworkDriver.GetCapabilities", nil)
-}
-
-// A state that cannot be read stops no daemon from booting: the socket
-// answers, and every call that needs the state says why it fails.
-func TestDamagedState(t *testing.T) {
-	b := newBench(t)
-	b.stop()
-	path := filepath.Join(b.config.State, StateFile)
-	garbage := strings.Repeat("garbage ", 4096)
-	if err := os.WriteFile(path, []byte(garbage), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	b.start()
-	must[object](b, "NetworkDriver.GetCapabilities", nil)
-	must[object](b, "IpamDriver.GetCapabilities", nil)
-	if _, err := b.call("IpamDriver.RequestPool", object{"Pool": "192.168.50.0/24"}); err == nil || !strings.Contains(err.Error(), path) {
-		t.Errorf("error %v", err)
-	}
-	if got, err := os.ReadFile(path); err != nil || string(got) != garbage {
-		t.Error("the damaged file was written to")
-	}
 }
 
 func TestFiveHundredParallelRequests(t *testing.T) {

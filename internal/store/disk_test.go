@@ -133,6 +133,19 @@ func TestFullAtStart(t *testing.T) {
 	if _, err := Open(path); err == nil || !strings.Contains(err.Error(), "make room") {
 		t.Errorf("no file, no room: %v", err)
 	}
+	if err := os.Truncate(filepath.Join(folder, "ballast"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, folder)
+	if _, err := Open(path); err == nil || !strings.Contains(err.Error(), "make room") || !strings.Contains(err.Error(), path+".damaged-") {
+		t.Errorf("a damaged file, no room: %v", err)
+	}
+	if err := os.Remove(lastAside(path).Path); err != nil {
+		t.Fatal(err)
+	}
 	empty(t, folder)
 	if left, err := os.ReadDir(folder); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)

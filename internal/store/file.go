@@ -59,6 +59,9 @@ func claim(path string) (file *os.File, format int, aside *Aside, err error) {
 			file.Close() // and with it the lock, not before the file has another name
 		}
 		if err != nil && !errors.Is(err, errMoved) {
+			if aside != nil {
+				err = fmt.Errorf("%w; the one before, now %s, could not be used either: %w", err, aside.Path, aside.Cause)
+			}
 			return nil, 0, nil, err
 		}
 	}
