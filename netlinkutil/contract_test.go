@@ -63,6 +63,7 @@ func contract() []clause {
 	cs = append(cs, addressClauses()...)
 	cs = append(cs, changeClauses()...)
 	cs = append(cs, shimClauses()...)
+	cs = append(cs, sandboxClauses()...)
 	for _, m := range mode.All() {
 		var needs []string
 		if m.Kind == mode.IPvlan {

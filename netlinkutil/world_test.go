@@ -46,6 +46,11 @@ type verbs interface {
 	Reached(netlinkutil.Shim) ([]netlinkutil.HostRoute, error)
 	HostAddresses(link string) ([]netip.Addr, error)
 	AddressChanges(ctx context.Context, each func(index int)) error
+	Inside(sandbox, alias string) (netlinkutil.Interface, error)
+	Restore(sandbox string, s netlinkutil.SubInterface, want netlinkutil.Interface) error
+	RaiseMTU(sandbox, alias string, mtu int) error
+	RemoveInside(sandbox, alias string) error
+	Sandboxes() ([]string, error)
 }
 
 // world is a host under test and what others than underlay do to it.
@@ -65,6 +70,10 @@ type world interface {
 	Return(name string) error              // out of it, down
 	Vanish(name string)                    // with the container
 	Mode(t *testing.T, name string) string // what the kernel has, "ipvlan l3 vepa"
+	AddSandbox(key string)                 // a container's netns
+	MoveTo(name, sandbox string, as netlinkutil.Interface) error
+	EndSandbox(key string)
+	Yank(nic string) // with all links on it
 
 	// AddAddress takes IFA_F_DEPRECATED and IFA_F_DADFAILED, one at a time.
 	AddAddress(link string, p netip.Prefix, flags ...uint32)
@@ -171,13 +180,17 @@ type kernelWorld struct {
 	*netlinkutil.Host
 	nl, there   *netlink.Handle // here, and in the container
 	here, other netns.NsHandle
+
+	t         testing.TB
+	at        string // the folder of sandboxes
+	sandboxes map[string]*netlink.Handle
 }
 
 // newKernel makes two netns, one for the host and one for a container. The
 // thread that enters them ends with its goroutine.
 func newKernel(t testing.TB) *kernelWorld {
 	t.Helper()
-	w := &kernelWorld{}
+	w := &kernelWorld{t: t}
 	failed := make(chan error)
 	go func() {
 		runtime.LockOSThread()
@@ -303,6 +316,10 @@ func (w *kernelWorld) Mode(t *testing.T, name string) string {
 			t.Fatal(err)
 		}
 	}
+	return kernelMode(t, l)
+}
+
+func kernelMode(t *testing.T, l netlink.Link) string {
 	switch l := l.(type) {
 	case *netlink.Macvlan:
 		return "macvlan " + map[netlink.MacvlanMode]string{
@@ -311,7 +328,7 @@ func (w *kernelWorld) Mode(t *testing.T, name string) string {
 	case *netlink.IPVlan:
 		return "ipvlan " + []string{"l2", "l3", "l3s"}[l.Mode] + []string{"", " private", " vepa"}[l.Flag]
 	}
-	t.Fatalf("link %s is %s", name, l.Type())
+	t.Fatalf("link %s is %s", l.Attrs().Name, l.Type())
 	return ""
 }
 

@@ -36,7 +36,7 @@ type Kernel struct {
 	told    map[int]netlinkutil.Link // what the feed was last told, nil until somebody listens
 	changed chan struct{}            // closed at the next change
 
-	sandboxes map[string]bool // the containers' netns by their keys
+	sandboxes map[string]bool // the containers' netns by their names
 	noEntry   bool
 }
 
@@ -51,7 +51,7 @@ type link struct {
 	neighbours       map[netip.Addr]net.HardwareAddr // permanent ones
 	unplugged        bool
 	moved            bool                  // in a container's netns
-	sandbox          string                // its key, "" for one that nobody enters
+	sandbox          string                // its name, "" for one that nobody enters
 	inside           netlinkutil.Interface // what the link is there, but for MTU and Up
 	moves            int                   // how often it has been moved there
 	takenMAC         net.HardwareAddr      // of a passthru's parent: the MAC to give back

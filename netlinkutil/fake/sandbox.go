@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"path"
 	"slices"
 	"strings"
 
@@ -23,16 +24,16 @@ const SandboxDir = "/var/run/docker/netns"
 func (k *Kernel) AddSandbox(key string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.sandboxes[key] = true
+	k.sandboxes[path.Base(key)] = true
 }
 
 // EndSandbox ends a container's netns, and the links that are in it.
 func (k *Kernel) EndSandbox(key string) {
 	k.mu.Lock()
 	defer k.unlock()
-	delete(k.sandboxes, key)
+	delete(k.sandboxes, path.Base(key))
 	for _, l := range slices.Clone(k.links) {
-		if l.moved && l.sandbox == key {
+		if l.moved && l.sandbox == path.Base(key) {
 			k.remove(l)
 		}
 	}
@@ -58,8 +59,8 @@ func (k *Kernel) MoveTo(name, sandbox string, as netlinkutil.Interface) error {
 		l.moved = false
 		return unix.EADDRINUSE
 	}
-	k.sandboxes[sandbox] = true
-	l.Up, l.sandbox, l.inside = true, sandbox, clone(as)
+	l.Up, l.sandbox, l.inside = true, path.Base(sandbox), clone(as)
+	k.sandboxes[l.sandbox] = true
 	return nil
 }
 
@@ -90,7 +91,7 @@ func clone(i netlinkutil.Interface) netlinkutil.Interface {
 // in is the link of that alias in a sandbox, nil where there is none.
 func (k *Kernel) in(sandbox, alias string) *link {
 	for _, l := range k.links {
-		if l.moved && l.sandbox == sandbox && l.Alias == alias && alias != "" {
+		if l.moved && l.sandbox == path.Base(sandbox) && l.Alias == alias && alias != "" {
 			return l
 		}
 	}
@@ -115,7 +116,7 @@ func (k *Kernel) enter(op, sandbox string) error {
 	if err := netlinkutil.CheckSandbox(SandboxDir, sandbox); err != nil {
 		return err
 	}
-	if !k.sandboxes[sandbox] {
+	if !k.sandboxes[path.Base(sandbox)] {
 		return fmt.Errorf("%w: network namespace %s is gone", netlinkutil.ErrNoSandbox, sandbox)
 	}
 	return nil
@@ -158,7 +159,7 @@ func (k *Kernel) Restore(sandbox string, s netlinkutil.SubInterface, want netlin
 	}
 	l := k.in(sandbox, s.Alias)
 	taken := slices.ContainsFunc(k.links, func(o *link) bool {
-		return o != l && o.moved && o.sandbox == sandbox && o.inside.Name == want.Name
+		return o != l && o.moved && o.sandbox == path.Base(sandbox) && o.inside.Name == want.Name
 	})
 	if taken {
 		return netlinkutil.Taken(want.Name)
@@ -172,7 +173,7 @@ func (k *Kernel) Restore(sandbox string, s netlinkutil.SubInterface, want netlin
 		if l, err = k.take(s.Name); err != nil {
 			return err
 		}
-		l.sandbox, l.inside = sandbox, netlinkutil.Interface{}
+		l.sandbox, l.inside = path.Base(sandbox), netlinkutil.Interface{}
 	}
 	l.inside.Name = want.Name
 	if s.MAC != nil {
@@ -212,7 +213,7 @@ func (k *Kernel) routed(sandbox string, n netlinkutil.InterfaceRoute) bool {
 		return o.To == n.To && o.Metric == n.Metric && o.Table == n.Table && o.TOS == n.TOS
 	}
 	return slices.ContainsFunc(k.links, func(l *link) bool {
-		return l.moved && l.sandbox == sandbox && slices.ContainsFunc(l.inside.Routes, same)
+		return l.moved && l.sandbox == path.Base(sandbox) && slices.ContainsFunc(l.inside.Routes, same)
 	})
 }
 
@@ -258,7 +259,11 @@ func (k *Kernel) Sandboxes() ([]string, error) {
 	if k.noEntry {
 		return nil, netlinkutil.ErrNoEntry
 	}
-	return slices.Sorted(maps.Keys(k.sandboxes)), nil
+	var keys []string
+	for _, name := range slices.Sorted(maps.Keys(k.sandboxes)) {
+		keys = append(keys, path.Join(SandboxDir, name))
+	}
+	return keys, nil
 }
 
 // lowered is what an MTU of a link does to those on it: drivers/net/macvlan.c and
@@ -278,7 +283,7 @@ func (l *link) printInside(b *strings.Builder) {
 	if l.sandbox == "" {
 		return
 	}
-	fmt.Fprintf(b, " in %s as %s", strings.TrimPrefix(l.sandbox, SandboxDir+"/"), l.inside.Name)
+	fmt.Fprintf(b, " in %s as %s", l.sandbox, l.inside.Name)
 	for _, p := range l.inside.Addrs {
 		fmt.Fprintf(b, " %s", p)
 	}
