@@ -48,12 +48,16 @@ func (b *boot) load() bool {
 }
 
 // begin runs all tests that need no reboot and then, if any of them is asked
-// for, the first of the others.
+// for, the first of the others. One suite of the three is enough for these,
+// unless they are asked for by name.
 func (b *boot) begin(m *testing.M) int {
 	run, skip := flag.Lookup("test.run"), flag.Lookup("test.skip")
 	asked := slices.ContainsFunc(boots, func(name string) bool {
-		no := skip.Value.String()
-		return regexp.MustCompile(run.Value.String()).MatchString(name) && (no == "" || !regexp.MustCompile(no).MatchString(name))
+		yes, no := run.Value.String(), skip.Value.String()
+		if yes == "" {
+			return release >= 28 && (no == "" || !regexp.MustCompile(no).MatchString(name))
+		}
+		return regexp.MustCompile(yes).MatchString(name) && (no == "" || !regexp.MustCompile(no).MatchString(name))
 	})
 	if run.Value.String() != "^TestReboot" {
 		without := "^TestReboot"
