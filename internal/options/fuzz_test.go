@@ -160,3 +160,29 @@ func FuzzSplitVLAN(f *testing.F) {
 		}
 	})
 }
+
+// A route is what its own text says.
+func FuzzParseRoutes(f *testing.F) {
+	for _, seed := range []string{
+		"", ",", "10.20.0.0/16 via 192.168.50.254, 10.30.0.0/16", "fd00:1::/64 via fe80::1", "10.0.0.1/8", "0.0.0.0/0", "::/0 via ::1",
+		"10.0.0.0/8 via fe80::1%eth0", "10.0.0.0/8 dev eth0", "10.0.0.0/8,10.0.0.0/8", "::ffff:10.0.0.0/104", "10.0.0.0/8 via 10.0.0.1 onlink",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		routes, err := parseRoutes(text)
+		if err != nil {
+			if routes != nil || strings.Contains(err.Error(), "\n") {
+				t.Errorf("%v beside %q", routes, err)
+			}
+			return
+		}
+		again := make([]string, len(routes))
+		for i, r := range routes {
+			again[i] = r.String()
+		}
+		if back, err := parseRoutes(strings.Join(again, ",")); err != nil || !slices.Equal(back, routes) {
+			t.Errorf("%q is %v, and again %v, %v", text, routes, back, err)
+		}
+	})
+}
