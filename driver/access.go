@@ -498,8 +498,8 @@ func (d *Driver) keepAllAccess(r *Report) {
 func (d *Driver) sharedRoutes(ctx context.Context, e *Endpoint, sandbox string, routes []Route) ([]Route, error) {
 	d.mu.Lock()
 	has := map[netip.Prefix]bool{}
-	for id, o := range d.endpoints {
-		if id != e.ID && o.Sandbox == sandbox && sandbox != "" {
+	for id, o := range d.roommates[sandbox] {
+		if id != e.ID {
 			for _, p := range o.Routes {
 				has[p] = true
 			}

@@ -104,9 +104,11 @@ type Driver struct {
 	endpoints map[string]*Endpoint
 	addresses map[netip.Addr]*Endpoint        // whose they are, of those that underlay's IPAM gave
 	lodgers   map[string]map[string]*Endpoint // by the parent
-	accesses  map[string]*access              // by the parent
-	presences map[string]*presence            // by the endpoint
-	waiting   map[string]Absence              // by the parent
+	roommates map[string]map[string]*Endpoint // by the sandbox
+	macs      map[macOn]*Endpoint
+	accesses  map[string]*access   // by the parent
+	presences map[string]*presence // by the endpoint
+	waiting   map[string]Absence   // by the parent
 }
 
 // The buckets of the store.
@@ -121,7 +123,7 @@ const (
 func New(kernel Kernel, st *store.Store, c Config) (*Driver, error) {
 	d := &Driver{
 		kernel: kernel, store: st, holdings: c.Holdings, announcer: c.Announcer, log: c.Log, grace: cmp.Or(c.Grace, grace),
-		networks: map[string]*Network{}, endpoints: map[string]*Endpoint{}, addresses: map[netip.Addr]*Endpoint{}, lodgers: map[string]map[string]*Endpoint{},
+		networks: map[string]*Network{}, endpoints: map[string]*Endpoint{}, addresses: map[netip.Addr]*Endpoint{}, lodgers: map[string]map[string]*Endpoint{}, roommates: map[string]map[string]*Endpoint{}, macs: map[macOn]*Endpoint{},
 		accesses: map[string]*access{}, presences: map[string]*presence{}, waiting: map[string]Absence{}, footings: map[string]footing{},
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
@@ -244,10 +246,19 @@ func (d *Driver) add(e *Endpoint) {
 	if n == nil {
 		return
 	}
-	if d.lodgers[n.parent()] == nil {
-		d.lodgers[n.parent()] = map[string]*Endpoint{}
+	put := func(index map[string]map[string]*Endpoint, key string) {
+		if index[key] == nil {
+			index[key] = map[string]*Endpoint{}
+		}
+		index[key][e.ID] = e
 	}
-	d.lodgers[n.parent()][e.ID] = e
+	put(d.lodgers, n.parent())
+	if e.Sandbox != "" {
+		put(d.roommates, e.Sandbox)
+	}
+	if e.MAC != nil {
+		d.macs[macOn{n.parent(), string(e.MAC)}] = e
+	}
 	if n.ForeignIPAM {
 		return
 	}
@@ -259,16 +270,24 @@ func (d *Driver) add(e *Endpoint) {
 }
 
 func (d *Driver) drop(e *Endpoint) {
+	if now := d.endpoints[e.ID]; now != nil {
+		e = now // with its sandbox
+	}
 	if p := d.presences[e.ID]; p != nil && p.cancel != nil {
 		p.cancel()
 	}
 	delete(d.presences, e.ID)
 	delete(d.endpoints, e.ID)
-	for parent, lodgers := range d.lodgersOf(e) {
-		delete(lodgers, e.ID)
-		if len(lodgers) == 0 {
-			delete(d.lodgers, parent)
+	take := func(index map[string]map[string]*Endpoint, key string) {
+		delete(index[key], e.ID)
+		if len(index[key]) == 0 {
+			delete(index, key)
 		}
+	}
+	take(d.lodgers, d.parentOf(e))
+	take(d.roommates, e.Sandbox)
+	if o := d.macs[macOn{d.parentOf(e), string(e.MAC)}]; o != nil && o.ID == e.ID {
+		delete(d.macs, macOn{d.parentOf(e), string(e.MAC)})
 	}
 	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
 		if o := d.addresses[p.Addr()]; o != nil && o.ID == e.ID {
@@ -277,13 +296,20 @@ func (d *Driver) drop(e *Endpoint) {
 	}
 }
 
-// lodgersOf are those of the endpoint's parent, or of all parents if its network
-// has gone before it.
-func (d *Driver) lodgersOf(e *Endpoint) map[string]map[string]*Endpoint {
+// macOn is a MAC on a parent, where it is but once.
+type macOn struct{ parent, mac string }
+
+// parentOf is an endpoint's parent, also when its network has gone before it.
+func (d *Driver) parentOf(e *Endpoint) string {
 	if n := d.networks[e.NetworkID]; n != nil {
-		return map[string]map[string]*Endpoint{n.parent(): d.lodgers[n.parent()]}
+		return n.parent()
 	}
-	return d.lodgers
+	for parent, lodgers := range d.lodgers {
+		if lodgers[e.ID] != nil {
+			return parent
+		}
+	}
+	return ""
 }
 
 // update changes the record of an endpoint, in memory now and on disk soon, and
@@ -304,6 +330,9 @@ func (d *Driver) submit(id string, change func(*Endpoint)) (after *Endpoint, sub
 	}
 	after = new(*before)
 	change(after)
+	if after.Sandbox != before.Sandbox {
+		delete(d.roommates[before.Sandbox], id)
+	}
 	d.add(after) // in the place of the other
 	return after, d.store.Submit(put(endpointBucket, id, after))
 }

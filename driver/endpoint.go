@@ -1,7 +1,6 @@
 package driver
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -132,7 +131,7 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 	if err := d.unreserved(n, req); err != nil {
 		return nil, false, err
 	}
-	if o := d.on(n.parent(), func(*Endpoint) bool { return n.mode().Alone() }); o != nil {
+	if o := d.anyOn(n.parent()); o != nil && n.mode().Alone() {
 		return nil, false, fmt.Errorf("parent %s is passed through to one container at a time, and endpoint %s has it; stop that container first", n.parent(), Short(o.ID))
 	}
 	e = &req
@@ -186,19 +185,16 @@ func (d *Driver) unreserved(n *Network, e Endpoint) error {
 	return nil
 }
 
-func (d *Driver) withMAC(n *Network, mac MAC) *Endpoint {
-	return d.on(n.parent(), func(o *Endpoint) bool { return bytes.Equal(o.MAC, mac) })
-}
-
-// on is an endpoint of a parent for which match holds, or nil. The caller
-// holds d.mu.
-func (d *Driver) on(parent string, match func(*Endpoint) bool) *Endpoint {
-	for _, o := range d.lodgers[parent] {
-		if match(o) {
-			return o
-		}
+// anyOn is an endpoint of a parent, or nil. The caller holds d.mu.
+func (d *Driver) anyOn(parent string) *Endpoint {
+	for _, e := range d.lodgers[parent] {
+		return e
 	}
 	return nil
+}
+
+func (d *Driver) withMAC(n *Network, mac MAC) *Endpoint {
+	return d.macs[macOn{n.parent(), string(mac)}]
 }
 
 // identity is what stays the same of a container when it is made anew: its
