@@ -15,8 +15,8 @@ import (
 
 // sandboxes is the folder of containers' netns. nil: none may be entered.
 type sandboxes struct {
-	dir, at  string   // as dockerd names it, and as this process sees it
-	settings []string // the names of a link's sysctls, "ipv4/conf/arp_ignore"
+	dir, at  string // as dockerd names it, and as this process sees it
+	settings []settingGroup
 
 	mu   sync.Mutex
 	seen map[string]bool // names that were netns here
@@ -42,7 +42,7 @@ func (h *Host) EnterSandboxes(dir, at string) error {
 		}
 		return err
 	}
-	h.sandboxes = &sandboxes{dir: path.Clean(dir), at: path.Clean(at), settings: settingNames(), seen: map[string]bool{}}
+	h.sandboxes = &sandboxes{dir: path.Clean(dir), at: path.Clean(at), settings: settingGroups(), seen: map[string]bool{}}
 	return nil
 }
 
@@ -182,9 +182,9 @@ func (h *Host) Sandboxes() ([]string, error) {
 
 // room is the netns of a container, on a thread that is there.
 type room struct {
-	*Host          // its sockets there, for what looks links up and changes them; it has none for deletions and news
-	fd    int      // of the netns
-	names []string // of its links' sysctls
+	*Host      // its sockets there, for what looks links up and changes them; it has none for deletions and news
+	fd     int // of the netns
+	groups []settingGroup
 }
 
 // enter runs do in a sandbox, for as long as Timeout.
@@ -211,8 +211,8 @@ func enter[T any](h *Host, sandbox string, do func(*room) (T, error)) (T, error)
 	return v, err
 }
 
-func newRoom(fd int, names []string) (r *room, err error) {
-	r = &room{Host: &Host{}, fd: fd, names: names}
+func newRoom(fd int, groups []settingGroup) (r *room, err error) {
+	r = &room{Host: &Host{}, fd: fd, groups: groups}
 	if r.nl, err = handle(); err != nil {
 		return nil, err
 	}

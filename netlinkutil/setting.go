@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sysctls are the folders of a netns's sysctls: that of the thread that opens
-// them. A managed plugin has its /proc/sys read-only, and another mount of the
+// sysctls are the folders of a netns's sysctls: of that of the thread that looks
+// there. A managed plugin has its /proc/sys read-only, and another mount of the
 // host's at /sysctl/net.
 var sysctls = [...]string{"/proc/sys/net/", "/sysctl/net/"}
 
@@ -25,17 +25,25 @@ var underived = map[string]bool{
 // settingName has no way out of the folder of a link.
 var settingName = regexp.MustCompile(`^ipv[46]/(conf|neigh)/[a-z0-9_]+$`)
 
-// settingNames lists the sysctls of links that this kernel has.
-func settingNames() (names []string) {
-	for _, in := range []string{"ipv4/conf/", "ipv4/neigh/", "ipv6/conf/", "ipv6/neigh/"} {
-		es, _ := os.ReadDir(sysctls[0] + in + "lo") // no IPv6, no settings of it
+// settingGroup is a folder of the folders of links, with the names in each.
+type settingGroup struct {
+	folder string // "ipv4/conf/"
+	names  []string
+}
+
+// settingGroups lists the sysctls of links that this kernel has.
+func settingGroups() (groups []settingGroup) {
+	for _, folder := range []string{"ipv4/conf/", "ipv4/neigh/", "ipv6/conf/", "ipv6/neigh/"} {
+		g := settingGroup{folder: folder}
+		es, _ := os.ReadDir(sysctls[0] + folder + "lo") // no IPv6, no settings of it
 		for _, e := range es {
-			if name := in + e.Name(); settingName.MatchString(name) && !underived[name] {
-				names = append(names, name)
+			if name := folder + e.Name(); settingName.MatchString(name) && !underived[name] {
+				g.names = append(g.names, e.Name())
 			}
 		}
+		groups = append(groups, g)
 	}
-	return names
+	return groups
 }
 
 // of is the file of a setting of a link.
@@ -44,30 +52,22 @@ func (r *room) of(link, name string) string {
 	return name[:i+1] + link + name[i:]
 }
 
-// fresh is the file of a setting that a new link begins with. The neighbours'
-// have no default but the host's, with which lo began.
-func (r *room) fresh(name string) string {
-	if strings.Contains(name, "/neigh/") {
-		return r.of("lo", name)
-	}
-	return r.of("default", name)
-}
-
 // setting reads one, "" where it is not to be had.
-func (r *room) setting(file string) string {
-	var buf [128]byte // a stable_secret has 39
-	for _, in := range sysctls {
-		fd, err := unix.Open(in+file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			continue
-		}
-		n, err := unix.Read(fd, buf[:])
-		unix.Close(fd)
-		if err == nil {
-			return strings.TrimSpace(string(buf[:n]))
-		}
+func (r *room) setting(file string) string { return settingAt(unix.AT_FDCWD, sysctls[0]+file) }
+
+// settingAt reads one in an open folder.
+func settingAt(folder int, file string) string {
+	fd, err := unix.Openat(folder, file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return ""
 	}
-	return ""
+	defer unix.Close(fd)
+	var buf [128]byte // a stable_secret has 39
+	n, err := unix.Read(fd, buf[:])
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(buf[:n]))
 }
 
 // set writes one unless it is so already.
@@ -83,18 +83,32 @@ func (r *room) set(file, value string) (err error) {
 	return err
 }
 
-// settings are those of a link that are not as a new one's.
+// settingsOf are those of a link that are not as a new one's. The folders are
+// opened once: the way to them leads past those of all other netns.
 func (r *room) settingsOf(link string) map[string]string {
-	var differ map[string]string
-	for _, name := range r.names {
-		v := r.setting(r.of(link, name))
-		if v == "" || v == r.setting(r.fresh(name)) {
+	differ := map[string]string{}
+	for _, g := range r.groups {
+		fresh := "default"
+		if strings.HasSuffix(g.folder, "/neigh/") {
+			fresh = "lo" // which began as all do: the default is in the host alone
+		}
+		is, err := unix.Open(sysctls[0]+g.folder+link, unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
 			continue
 		}
-		if differ == nil {
-			differ = map[string]string{}
+		was, err := unix.Open(sysctls[0]+g.folder+fresh, unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err == nil {
+			for _, name := range g.names {
+				if v := settingAt(is, name); v != "" && v != settingAt(was, name) {
+					differ[g.folder+name] = v
+				}
+			}
+			unix.Close(was)
 		}
-		differ[name] = v
+		unix.Close(is)
+	}
+	if len(differ) == 0 {
+		return nil // as it comes out of a record
 	}
 	return differ
 }
