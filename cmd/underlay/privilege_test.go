@@ -17,7 +17,31 @@ import (
 	"underlay/internal/nstest"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
+// itself has the test's binary be underlay.
+const itself = "UNDERLAY_ITSELF"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(itself) != "" {
+		main()
+		return
+	}
+	nstest.Main(m)
+}
+
+// program is one without the C library, whose threads Go cannot change: the
+// test itself, or with the race detector another.
+func program(t *testing.T) string {
+	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_GETPID, 0, 0, 0); errno == 0 {
+		return "/proc/self/exe"
+	}
+	path := filepath.Join(t.TempDir(), "underlay")
+	build := exec.Command("go", "build", "-o", path, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return path
+}
 
 // A thread that was forgotten would have them all.
 func TestEveryThreadDropsWhatItDoesNotNeed(t *testing.T) {
@@ -29,13 +53,7 @@ func TestEveryThreadDropsWhatItDoesNotNeed(t *testing.T) {
 	if has[0].Effective&needs != needs {
 		t.Skip("needs root's capabilities, or a user namespace")
 	}
-	dir := t.TempDir()
-	binary := filepath.Join(dir, "underlay")
-	build := exec.Command("go", "build", "-o", binary, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	binary := program(t)
 	const network = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW
 	for rebuild, want := range map[string]uint64{"off": network, "on": network | 1<<unix.CAP_SYS_ADMIN} {
 		t.Run("REBUILD="+rebuild, func(t *testing.T) {
@@ -43,7 +61,7 @@ func TestEveryThreadDropsWhatItDoesNotNeed(t *testing.T) {
 			socket := filepath.Join(state, "underlay.sock")
 			var log bytes.Buffer
 			cmd := exec.Command(binary, "serve", "--socket", socket, "--state", state)
-			cmd.Env = append(os.Environ(), "REBUILD="+rebuild)
+			cmd.Env = append(os.Environ(), "REBUILD="+rebuild, itself+"=1")
 			cmd.Stdout, cmd.Stderr = &log, &log
 			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, AmbientCaps: []uintptr{unix.CAP_CHOWN}}
 			if err := cmd.Start(); err != nil {
