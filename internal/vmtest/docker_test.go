@@ -67,7 +67,7 @@ func (d *daemon) start(args ...string) error {
 	}
 	d.exited = make(chan struct{})
 	go func() { d.cmd.Wait(); close(d.exited) }()
-	return wait(90*time.Second, "dockerd", func() error {
+	return wait(4*time.Minute, "dockerd", func() error {
 		select {
 		case <-d.exited:
 			return permanent{fmt.Errorf("dockerd ended: %v", d.cmd.ProcessState)}

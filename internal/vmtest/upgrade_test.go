@@ -19,10 +19,10 @@ const (
 	formatDir   = "earlier/format"
 )
 
-// stateFiles are the managed plugin's state files, of which there is one.
+// stateFile is the managed plugin's.
 func stateFile(t *testing.T) string {
 	t.Helper()
-	found, _ := filepath.Glob("/var/lib/docker/plugins/*/propagated-mount/state.db")
+	found, _ := filepath.Glob("/var/lib/docker/plugins/*/propagated-mount/underlay.db")
 	if len(found) != 1 {
 		t.Fatalf("the state files are %q, want one", found)
 	}
@@ -259,8 +259,17 @@ func TestReinstalled(t *testing.T) {
 		l.end()
 	}
 
-	// What mends it: the networks anew, and so the containers.
+	// What mends it: the networks anew, and so the containers. The links that the
+	// plugin before had made are another's for this one; a VLAN link it uses, and
+	// the one for host access it names, to be removed.
 	b.tidy()
+	for name := range links(t, "") {
+		if strings.HasPrefix(name, "ulh") {
+			_, err := b.tryNetwork(lanArgs("-o", "host_access=true", "lan")...)
+			refused(t, err, `link `+name+` exists already`, `remove it`)
+			do(t, "", "ip link del "+name)
+		}
+	}
 	make()
 	together(
 		func() { c1 = b.run("fixed", "--network", "lan", "--ip", "192.168.50.70") },
@@ -270,12 +279,5 @@ func TestReinstalled(t *testing.T) {
 	reaches(t, "the Docker host to a container", "", c1.addrs("lan")...)
 	reaches(t, "a container to a VLAN's router", c2.at(), "192.168.10.1")
 	b.tidy()
-	// What is signed by another is another's: these links the old plugin had
-	// made, and the new one has left them alone.
-	for name := range links(t, "") {
-		if strings.HasPrefix(name, "ulh") || name == "eth0.10" {
-			t.Logf("link %s of the plugin before is left", name)
-			do(t, "", "ip link del "+name)
-		}
-	}
+	do(t, "", "ip link del eth0.10") // is left, as one that a user has made
 }
