@@ -21,17 +21,13 @@ import (
 // wanted is what there must be, by what dockerd knows, one fact a line.
 func (d *dockerd) wanted() string {
 	var facts []string
-	refs := map[string]int{}
 	fact := func(format string, args ...any) { facts = append(facts, fmt.Sprintf(format, args...)) }
 	for _, n := range d.networks {
 		fact("network %.12s", n.id)
 		for _, p := range n.pools {
-			refs[p.subnet]++
+			fact("pool %s", p.subnet)
 			fact("held %s", p.gateway)
 		}
-	}
-	for subnet, n := range refs {
-		fact("pool %s of %d networks", subnet, n)
 	}
 	for name, c := range d.containers {
 		for _, e := range c.endpoints {
@@ -70,7 +66,7 @@ func (d *dockerd) found() (string, error) {
 		fact("endpoint %.12s of network %.12s with %v and %v", e.ID, e.NetworkID, addrs, e.MAC)
 	}
 	for _, p := range state.Pools {
-		fact("pool %v of %d networks", p.Subnet, p.Refs)
+		fact("pool %v", p.Subnet)
 		for _, a := range p.Addresses {
 			fact("held %v", a.Address)
 		}
@@ -129,13 +125,22 @@ func (d *dockerd) ask(path string, res any) error {
 		return err
 	}
 	defer answer.Body.Close()
+	if res == nil {
+		return nil
+	}
 	return json.NewDecoder(answer.Body).Decode(res)
 }
 
-// settled waits until what there is, is what must be.
+// settled waits until what there is, is what must be, and has the plugin look
+// after itself as it does every minute.
 func (d *dockerd) settled(within time.Duration) error {
 	end := time.Now().Add(within)
 	for {
+		if d.isKilled() {
+			if err := d.ask(plugin.ReconcilePath, nil); err != nil {
+				return err
+			}
+		}
 		is, err := d.found()
 		want := d.wanted()
 		if err == nil && is != want {
@@ -144,7 +149,7 @@ func (d *dockerd) settled(within time.Duration) error {
 		if err == nil || time.Now().After(end) {
 			return err
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(200 * time.Millisecond)
 	}
 }
 
@@ -188,7 +193,7 @@ func (d *dockerd) picture() (string, error) {
 			return "", err
 		}
 		for line := range strings.Lines(text) {
-			if !strings.Contains(line, " expires ") {
+			if !strings.Contains(line, " expires ") && !linkLocal.MatchString(line) {
 				all = append(all, args+": "+strings.TrimSpace(changing.ReplaceAllString(line, "")))
 			}
 		}
@@ -196,8 +201,12 @@ func (d *dockerd) picture() (string, error) {
 	return strings.Join(all, "\n"), nil
 }
 
-// changing is what is another each time.
-var changing = regexp.MustCompile(`valid_lft \S+ preferred_lft \S+`)
+// changing is what is another each time, and linkLocal what the kernel gives the
+// NICs late.
+var (
+	changing  = regexp.MustCompile(`valid_lft \S+ preferred_lft \S+`)
+	linkLocal = regexp.MustCompile(`eth[01] .*fe80:|fe80:.* eth[01] `)
+)
 
 // difference lists what is too much (+) and what lacks (-).
 func difference(want, is string) string {

@@ -16,7 +16,7 @@ import (
 
 var (
 	only = flag.String("kill", "", "the number or the name of one point, to be killed at alone")
-	side = flag.Int("kill.at-once", 12, "how many runs there are at a time")
+	side = flag.Int("kill.at-once", 32, "how many runs there are at a time")
 )
 
 // step is what a user does.
@@ -25,45 +25,63 @@ type step struct {
 	do   func(*dockerd) error
 }
 
-var lan = []string{"192.168.50.0/24", "fd00:50::/64"}
-
-// steps are one run.
-var steps = []step{
-	{"boot", (*dockerd).boot},
-	{"create lan", func(d *dockerd) error { return d.createNetwork("lan", "eth0", lan...) }},
-	{"run fixed", func(d *dockerd) error { return d.start("fixed", "lan", "192.168.50.70") }},
-	{"run any", func(d *dockerd) error { return d.start("any", "lan", "") }},
-	{"create other", func(d *dockerd) error { return d.createNetwork("other", "eth1", "10.9.0.0/24") }},
-	{"connect fixed to other", func(d *dockerd) error { return d.connect("fixed", "other") }},
-	{"stop any", func(d *dockerd) error { d.stopContainer("any"); return nil }},
-	{"start any", func(d *dockerd) error { return d.start("any", "lan", "") }},
-	{"restart dockerd with live-restore", func(d *dockerd) error { return d.restart(true) }},
-	{"restart the plugin, any having stopped meanwhile", func(d *dockerd) error {
-		d.stop(syscall.SIGTERM)
-		d.stopContainer("any")
-		return d.machine.start()
+// stories are what runs are of. What is done before the step "from" is killed in
+// another story.
+var stories = []struct {
+	name  string
+	from  string
+	steps []step
+}{
+	{"plain", "boot", []step{
+		{"boot", (*dockerd).boot},
+		{"create lan", createLAN},
+		{"run fixed", func(d *dockerd) error { return d.start("fixed", "lan", "192.168.50.70") }},
+		{"run any", func(d *dockerd) error { return d.start("any", "lan", "") }},
+		{"create other", createOther},
+		{"connect fixed to other", func(d *dockerd) error { return d.connect("fixed", "other") }},
+		{"stop any", func(d *dockerd) error { d.stopContainer("any"); return nil }},
+		{"start any", func(d *dockerd) error { return d.start("any", "lan", "") }},
+		{"disconnect fixed from other", func(d *dockerd) error {
+			c := d.containers["fixed"]
+			d.leave(c, c.endpoints[1])
+			return nil
+		}},
+		{"stop fixed", func(d *dockerd) error { d.stopContainer("fixed"); return nil }},
+		{"stop any again", func(d *dockerd) error { d.stopContainer("any"); return nil }},
+		{"remove other", func(d *dockerd) error { d.removeNetwork("other"); return nil }},
+		{"remove lan", func(d *dockerd) error { d.removeNetwork("lan"); return nil }},
 	}},
-	{"start any again", func(d *dockerd) error { return d.start("any", "lan", "") }},
-	{"restart dockerd", func(d *dockerd) error { return d.restart(false) }},
-	{"start fixed", func(d *dockerd) error { return d.start("fixed", "lan", "192.168.50.70") }},
-	{"connect fixed to other again", func(d *dockerd) error { return d.connect("fixed", "other") }},
-	{"disconnect fixed from other", func(d *dockerd) error {
-		c := d.containers["fixed"]
-		d.leave(c, c.endpoints[1])
-		return nil
+	{"restarts", "restart dockerd with live-restore", []step{
+		{"boot", (*dockerd).boot},
+		{"create lan", createLAN},
+		{"create other", createOther},
+		{"run fixed", func(d *dockerd) error { return d.start("fixed", "lan", "192.168.50.70") }},
+		{"connect fixed to other", func(d *dockerd) error { return d.connect("fixed", "other") }},
+		{"run any", func(d *dockerd) error { return d.start("any", "lan", "") }},
+		{"restart dockerd with live-restore", func(d *dockerd) error { return d.restart(true) }},
+		{"restart the plugin, any having stopped meanwhile", func(d *dockerd) error {
+			d.stop(syscall.SIGTERM)
+			d.stopContainer("any")
+			return d.machine.start()
+		}},
+		{"start any", func(d *dockerd) error { return d.start("any", "lan", "") }},
+		{"restart dockerd", func(d *dockerd) error { return d.restart(false) }},
+		{"start fixed", func(d *dockerd) error { return d.start("fixed", "lan", "192.168.50.70") }},
 	}},
-	{"stop fixed", func(d *dockerd) error { d.stopContainer("fixed"); return nil }},
-	{"remove other", func(d *dockerd) error { d.removeNetwork("other"); return nil }},
-	{"remove lan", func(d *dockerd) error { d.removeNetwork("lan"); return nil }},
 }
 
-// settle is how long the plugin may take for what it frees after its grace.
-const settle = grace + 3*time.Second
+func createLAN(d *dockerd) error {
+	return d.createNetwork("lan", "eth0", "192.168.50.0/24", "fd00:50::/64")
+}
+func createOther(d *dockerd) error { return d.createNetwork("other", "eth1", "10.9.0.0/24") }
 
-// run goes through all steps on a machine of its own. Where the plugin is killed,
-// the step is ended as dockerd would, and if it has failed, done again as a user
-// would; then all must be well.
-func run(name, fault string) (points []string, killed bool, err error) {
+// settle is how long the plugin may take for what it frees after its grace.
+const settle = 2*grace + 3*time.Second
+
+// run goes through a story on a machine of its own. Where the plugin is killed, the
+// step is ended as dockerd would, and if it has failed, done again as a user
+// would; then all must be well. Without a fault, it returns the points passed.
+func run(name string, story int, fault string) (points []string, killed bool, err error) {
 	m, err := newMachine(name, fault)
 	if err != nil {
 		return nil, false, err
@@ -85,115 +103,140 @@ func run(name, fault string) (points []string, killed bool, err error) {
 	if err := m.start(); err != nil {
 		return nil, false, err
 	}
-	for _, s := range steps {
-		had := m.isKilled()
+	skipped := 0
+	for _, s := range stories[story].steps {
+		if s.name == stories[story].from {
+			skipped = len(m.points())
+		}
 		err := s.do(d)
-		now := m.isKilled() && !had
-		switch {
-		case err == nil && !now:
-			continue
-		case err != nil && !now:
-			return nil, false, fmt.Errorf("step %q failed: %w", s.name, err)
-		case err != nil:
-			if err := d.wholeAfter(before); err != nil {
-				return nil, true, fmt.Errorf("step %q, which failed (%w)", s.name, err)
+		if killed = m.isKilled(); !killed {
+			if err != nil {
+				return nil, false, fmt.Errorf("step %q failed: %w", s.name, err)
 			}
+			continue
+		}
+		if err != nil {
 			if again := s.do(d); again != nil {
 				return nil, true, fmt.Errorf("step %q failed (%w), and when done again: %w", s.name, err, again)
 			}
 		}
-		if err := d.wholeAfter(before); err != nil {
+		if err := d.whole(before, grace+grace/2); err != nil {
 			return nil, true, fmt.Errorf("after step %q: %w", s.name, err)
 		}
 		break
 	}
-	points = m.points()
+	points = m.points()[skipped:]
 	for _, name := range sorted(d.containers) {
 		d.stopContainer(name)
 	}
 	for _, name := range sorted(d.networks) {
 		d.removeNetwork(name)
 	}
-	if err := d.wholeAfter(before); err != nil {
-		return points, m.isKilled(), fmt.Errorf("with all removed: %w", err)
+	if err := d.whole(before, 0); err != nil {
+		return nil, killed, fmt.Errorf("with all removed: %w", err)
 	}
-	return points, m.isKilled(), nil
+	return points, killed, nil
 }
 
-// wholeAfter looks at once whether containers answer, and when leftovers must
-// have gone, at all.
-func (d *dockerd) wholeAfter(before string) error {
+// whole looks whether containers answer, and after a while, in which what is
+// freed wrongly would be freed, at all.
+func (d *dockerd) whole(before string, after time.Duration) error {
 	if err := d.reached(); err != nil {
 		return fmt.Errorf("at once: %w", err)
 	}
-	if d.isKilled() {
-		time.Sleep(grace + grace/2) // what is freed wrongly is freed by then, too
-	}
+	time.Sleep(after)
 	if err := d.settled(settle); err != nil {
 		return fmt.Errorf("not as dockerd has it: %w", err)
 	}
-	if err := d.reached(); err != nil {
-		return err
+	if after > 0 {
+		if err := d.reached(); err != nil {
+			return err
+		}
 	}
 	if len(d.networks) > 0 || len(d.containers) > 0 {
 		return nil
 	}
-	after, err := d.picture()
-	if err == nil && after != before {
-		err = errors.New("left in the host:" + difference(before, after))
+	is, err := d.picture()
+	if err == nil && is != before {
+		err = errors.New("left in the host:" + difference(before, is))
 	}
 	return err
 }
 
+// point is where a run's plugin is killed.
+type point struct {
+	number int
+	story  int
+	name   string // of the machine's
+}
+
+func (p point) String() string { return stories[p.story].name + " " + p.name }
+
+// list has each story's points, in the order in which they are passed. What is
+// done in the background does not come at the same points each time, and is left
+// out.
+func list(t *testing.T) (points []point) {
+	type passed struct {
+		points []string
+		err    error
+	}
+	runs := make([][2]passed, len(stories))
+	var wg sync.WaitGroup
+	for story := range stories {
+		for i := range 2 {
+			wg.Go(func() {
+				r := &runs[story][i]
+				r.points, _, r.err = run(fmt.Sprintf("list%d-%d", story, i), story, "")
+			})
+		}
+	}
+	wg.Wait()
+	for story, both := range runs {
+		for _, r := range both {
+			if r.err != nil {
+				t.Fatalf("story %q without a kill: %v", stories[story].name, r.err)
+			}
+		}
+		for _, name := range both[0].points {
+			if slices.Contains(both[1].points, name) {
+				points = append(points, point{len(points) + 1, story, name})
+			}
+		}
+	}
+	return points
+}
+
 // TestKill kills the plugin at each point in turn.
 func TestKill(t *testing.T) {
-	var points []string
-	for i := range 2 { // what is done in the background is not at the same points each time
-		found, _, err := run(fmt.Sprintf("r%d", i), "")
-		if err != nil {
-			t.Fatalf("without a kill: %v", err)
-		}
-		if i == 0 {
-			points = found
-		} else {
-			points = slices.DeleteFunc(points, func(p string) bool { return !slices.Contains(found, p) })
-		}
-	}
-	chosen := make([]int, 0, len(points))
-	for i, p := range points {
-		if *only == "" || *only == p || *only == fmt.Sprint(i+1) {
-			chosen = append(chosen, i)
-		}
-	}
+	points := list(t)
+	chosen := slices.DeleteFunc(slices.Clone(points), func(p point) bool {
+		return *only != "" && *only != p.String() && *only != fmt.Sprint(p.number)
+	})
 	if len(chosen) == 0 {
 		t.Fatalf("there is no point %s", *only)
 	}
 	type outcome struct {
 		killed bool
 		err    error
-		took   time.Duration
 	}
-	outcomes := make([]outcome, len(points))
+	outcomes := make([]outcome, len(chosen))
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, *side)
-	for _, i := range chosen {
-		wg.Add(1)
+	for i, p := range chosen {
 		slots <- struct{}{}
-		go func() {
-			defer func() { <-slots; wg.Done() }()
-			begun := time.Now()
+		wg.Go(func() {
+			defer func() { <-slots }()
 			o := &outcomes[i]
-			_, o.killed, o.err = run(fmt.Sprintf("k%d", i+1), points[i])
-			o.took = time.Since(begun)
-		}()
+			_, o.killed, o.err = run(fmt.Sprintf("k%d", p.number), p.story, p.name)
+		})
 	}
 	wg.Wait()
 	reached := 0
-	for _, i := range chosen {
+	for i, p := range chosen {
 		o := outcomes[i]
-		t.Run(fmt.Sprintf("%d %s", i+1, strings.ReplaceAll(points[i], "/", " ")), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%d %s", p.number, strings.ReplaceAll(p.String(), "/", "-")), func(t *testing.T) {
 			if o.err != nil {
-				t.Fatalf("replay with scripts/kill %d: %v", i+1, o.err)
+				t.Fatalf("replay with scripts/kill %d: %v", p.number, o.err)
 			}
 			if !o.killed {
 				t.Skip("not passed in this run")
@@ -203,6 +246,6 @@ func TestKill(t *testing.T) {
 	}
 	t.Logf("killed at %d of %d points", reached, len(points))
 	if *only == "" && reached < 200 {
-		t.Errorf("only %d points were reached, want 200", reached)
+		t.Errorf("killed at %d points only, want 200", reached)
 	}
 }

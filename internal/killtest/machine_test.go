@@ -82,16 +82,6 @@ route add default via fd00:50::1`)
 	if err != nil {
 		return nil, err
 	}
-	for range 100 { // until the kernel has given the links their link-local addresses
-		text, err := show(m.host, "-6", "-o", "addr", "show", "scope", "link")
-		if err != nil {
-			return nil, err
-		}
-		if strings.Count(text, "fe80:") == 2 {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
 	if m.log, err = os.Create(m.dir + "/log"); err != nil {
 		return nil, err
 	}
@@ -204,6 +194,9 @@ func (m *machine) run() error {
 	cmd.Env = append(os.Environ(), serves+"="+m.dir, fault.List+"="+list)
 	if life, at, _ := strings.Cut(m.fault, "/"); life == strconv.Itoa(m.life) && !m.killed {
 		cmd.Env = append(cmd.Env, fault.At+"="+at)
+	}
+	if m.killed {
+		cmd.Env = append(cmd.Env, killed+"=1")
 	}
 	cmd.Stdout, cmd.Stderr = m.log, m.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}

@@ -91,9 +91,13 @@ const (
 // sandboxes is where dockerd has containers' network namespaces.
 const sandboxes = "/var/run/docker/netns"
 
-// grace is the plugin's. It outlasts what dockerd may do between two calls that
-// belong together.
-const grace = time.Second
+// grace is the plugin's once it has been killed. It outlasts what dockerd may do
+// between two calls that belong together. Before, it is so long that nothing is
+// freed at another point each time.
+const (
+	grace  = 2 * time.Second
+	killed = "UNDERLAY_KILLED" // set once it has been
+)
 
 // serve is the plugin.
 func serve(dir string) error {
@@ -107,9 +111,12 @@ func serve(dir string) error {
 	log.SetFormatter(&logrus.TextFormatter{DisableColors: true, TimestampFormat: "05.000", FullTimestamp: true})
 	config := plugin.Config{
 		Socket: filepath.Join(dir, socketName), State: filepath.Join(dir, stateName),
-		Log: log, Version: "killtest", Grace: grace,
+		Log: log, Version: "killtest", Sandboxes: plugin.Sandboxes{Dir: sandboxes, At: sandboxes, Enter: true},
 	}
 	config.Faults = points
+	if os.Getenv(killed) != "" {
+		config.Grace = grace
+	}
 	p, err := plugin.Listen(config)
 	if err != nil {
 		return err
