@@ -53,6 +53,7 @@ func (p *Plugin) routeState() {
 		}
 		return s, nil
 	})
+	route(p.server, ProcessPath, process)
 	at(p.server, ForgetPath, p.forget)
 	at(p.server, ReconcilePath, func(context.Context, none) (driver.Report, error) { return p.parts.driver.Reconcile(), nil })
 }
