@@ -381,12 +381,7 @@ func (r *room) equip(k netlink.Link, s SubInterface, want Interface) error {
 	if err := r.raiseMTU(k, s.MTU); err != nil {
 		return err
 	}
-	for _, name := range slices.Sorted(maps.Keys(want.Settings)) {
-		err := r.set(r.of(a.Name, name), want.Settings[name])
-		if err != nil && !errors.Is(err, unix.ENOENT) { // the kernel has been changed, or has no IPv6
-			return Explain(err, "", "setting net/"+r.of(a.Name, name))
-		}
-	}
+	unset := r.settle(a.Name, want.Settings)
 	v6 := r.setting(r.of(a.Name, "ipv6/conf/disable_ipv6")) == "0"
 	for _, p := range want.Addrs {
 		if p.Addr().Is6() && !v6 {
@@ -406,7 +401,26 @@ func (r *room) equip(k netlink.Link, s SubInterface, want Interface) error {
 			return Explain(err, "", "setting the container's link "+a.Name+" up")
 		}
 	}
-	return r.complete(want.Routes, a.Index, v6)
+	return cmpErr(r.complete(want.Routes, a.Index, v6), unset)
+}
+
+// settle makes the settings, of which one may need another (addr_gen_mode=2, a
+// stable_secret). An error does not keep the link from coming up.
+func (r *room) settle(link string, want map[string]string) (err error) {
+	for range 2 {
+		err = nil
+		for _, name := range slices.Sorted(maps.Keys(want)) {
+			file := r.of(link, name)
+			serr := r.set(file, want[name])
+			if serr != nil && !errors.Is(serr, unix.ENOENT) { // the kernel is another, or has no IPv6
+				err = fmt.Errorf("the container's link %s is there, but not its setting net/%s=%s: %w", link, file, want[name], serr)
+			}
+		}
+		if err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // complete adds what is missing of the routes, in an order in which their gateways
