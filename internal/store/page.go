@@ -218,8 +218,8 @@ func (w *walker) freelist() error {
 	return nil
 }
 
-// tree goes over the pages under one, whose keys are from low up to below high,
-// where that is not nil. root is whether it is the tree of the buckets.
+// tree goes over the pages under one, whose keys begin with low and are below
+// high, where those are not nil. root is whether it is the tree of the buckets.
 func (w *walker) tree(id uint64, low, high []byte, bucket string, root bool) error {
 	b, err := w.page(id)
 	if err != nil {
@@ -238,7 +238,7 @@ func (w *walker) elements(id uint64, b, low, high []byte, bucket string, root bo
 	switch {
 	case !leaf && flags != branchFlag:
 		return damaged("page %d is of no kind", id)
-	case !leaf && count == 0, pageHeader+count*elementHeader > len(b):
+	case count == 0 && (!leaf || low != nil), pageHeader+count*elementHeader > len(b):
 		return damaged("page %d has %d entries", id, count)
 	}
 	type element struct {
@@ -263,14 +263,15 @@ func (w *walker) elements(id uint64, b, low, high []byte, bucket string, root bo
 		e.value = b[at+pos+ksize : at+pos+ksize+vsize]
 		return e, nil
 	}
-	last := low
+	var last []byte
 	for i := range count {
 		e, err := parse(i)
 		if err != nil {
 			return err
 		}
-		// The first may be the parent's key; all others are after what was there.
-		if c := bytes.Compare(e.key, last); last != nil && (c < 0 || c == 0 && i > 0) || high != nil && bytes.Compare(e.key, high) >= 0 {
+		// bbolt finds a page again by its first key, which the page above has, too.
+		if i == 0 && low != nil && !bytes.Equal(e.key, low) ||
+			i > 0 && bytes.Compare(e.key, last) <= 0 || high != nil && bytes.Compare(e.key, high) >= 0 {
 			return damaged("page %d has keys out of order", id)
 		}
 		last = e.key

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -160,5 +162,58 @@ func earlier(t *testing.T, path string, format int, values map[string]string) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Whatever is put and deleted, the file is found whole after each commit, and has
+// what it should.
+func TestWholeAfterEachCommit(t *testing.T) {
+	inMemory(t)
+	path := filepath.Join(t.TempDir(), "state.db")
+	s := opened(t, path)
+	seed := rand.Uint64()
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	want := map[string]string{}
+	commits := 2000
+	if testing.Short() {
+		commits = 200
+	}
+	for n := range commits {
+		var changes []Change
+		deletes := rnd.IntN(10) // of ten; phases of growth and of decay
+		for range 1 + rnd.IntN(60) {
+			key := fmt.Sprint("key ", rnd.IntN(1500))
+			if rnd.IntN(10) < deletes {
+				changes = append(changes, Change{Bucket: "a", Key: []byte(key)})
+				delete(want, key)
+				continue
+			}
+			value := strings.Repeat("v", rnd.IntN(300))
+			if rnd.IntN(100) == 0 {
+				value = strings.Repeat("long", 3000)
+			}
+			changes = append(changes, Change{"a", []byte(key), []byte(value)})
+			want[key] = value
+		}
+		if err := s.Apply(changes...); err != nil {
+			t.Fatal(err)
+		}
+		file, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := file.Stat()
+		if err == nil {
+			_, err = check(file, info.Size())
+		}
+		if err != nil {
+			t.Fatalf("seed %d, commit %d: %v", seed, n, err)
+		}
+		file.Close()
+	}
+	s.Close()
+	s = opened(t, path)
+	if got := records(t, s, "a"); !maps.Equal(got, want) {
+		t.Errorf("seed %d: %d records, want %d", seed, len(got), len(want))
 	}
 }
