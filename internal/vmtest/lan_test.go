@@ -246,13 +246,21 @@ type link struct {
 // links lists the links of a place, lo left out, by name.
 func links(t *testing.T, p place) map[string]link {
 	t.Helper()
+	m, err := linksNow(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func linksNow(p place) (map[string]link, error) {
 	out, err := p.command("ip", "-d", "-j", "addr").Output()
 	var all []link
 	if err == nil {
 		err = json.Unmarshal(out, &all)
 	}
 	if err != nil {
-		t.Fatalf("links in %q: %v", p, err)
+		return nil, fmt.Errorf("links in %q: %w", p, err)
 	}
 	m := map[string]link{}
 	for _, l := range all {
@@ -260,7 +268,7 @@ func links(t *testing.T, p place) map[string]link {
 			m[l.Name] = l
 		}
 	}
-	return m
+	return m, nil
 }
 
 // holds tells whether a link has an address, given as 192.168.50.70/24.
