@@ -26,6 +26,12 @@ type Interface struct {
 	Settings map[string]string `json:"settings,omitempty"`
 }
 
+// Found is an interface and the sandbox where it is.
+type Found struct {
+	Sandbox   string
+	Interface Interface
+}
+
 // InterfaceRoute is a unicast route by a link in a container. The numbers are
 // those of linux/rtnetlink.h.
 type InterfaceRoute struct {

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -160,6 +162,18 @@ func (s *sandboxes) forget(name string) {
 
 // Sandboxes lists the netns of containers that there are, as dockerd names them.
 func (h *Host) Sandboxes() ([]string, error) {
+	keys, err := h.keys()
+	return slices.DeleteFunc(keys, func(key string) bool {
+		fs, err := bounded(func() (fs unix.Statfs_t, err error) {
+			err = unix.Statfs(path.Join(h.sandboxes.at, path.Base(key)), &fs)
+			return fs, err
+		})
+		return err != nil || fs.Type != unix.NSFS_MAGIC
+	}), err
+}
+
+// keys lists what may be netns of containers.
+func (h *Host) keys() ([]string, error) {
 	s := h.sandboxes
 	if s == nil {
 		return nil, refuse(ErrNoEntry, "containers' network namespaces are not entered")
@@ -170,14 +184,56 @@ func (h *Host) Sandboxes() ([]string, error) {
 			return nil, refuse(ErrNoEntry, "the folder of containers' network namespaces is not to be seen: %v", err)
 		}
 		for _, e := range es {
-			var fs unix.Statfs_t
-			if !sandboxKey.MatchString(e.Name()) || unix.Statfs(path.Join(s.at, e.Name()), &fs) != nil || fs.Type != unix.NSFS_MAGIC {
-				continue
+			if sandboxKey.MatchString(e.Name()) {
+				keys = append(keys, path.Join(s.dir, e.Name()))
 			}
-			keys = append(keys, path.Join(s.dir, e.Name()))
 		}
 		return keys, nil
 	})
+}
+
+// InsideAll pictures the links in all sandboxes whose alias begins with prefix,
+// by alias. An error says that there may be more than those: ErrNoEntry, or that
+// of a sandbox that could not be looked into.
+func (h *Host) InsideAll(prefix string) (map[string]Found, error) {
+	keys, err := h.keys()
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]Found{}
+	var errs []error
+	for _, key := range keys {
+		found, err := enter(h, key, func(r *room) (map[string]Interface, error) { return r.pictures(prefix) })
+		if err != nil && !errors.Is(err, ErrNoSandbox) && !errors.Is(err, ErrBadSandbox) {
+			errs = append(errs, err)
+		}
+		for alias, i := range found {
+			all[alias] = Found{Sandbox: key, Interface: i}
+		}
+	}
+	if len(errs) > 1 {
+		return all, fmt.Errorf("%w; and %d more", errs[0], len(errs)-1)
+	}
+	return all, cmpErr(errs...)
+}
+
+// pictures is the links whose alias begins with prefix.
+func (r *room) pictures(prefix string) (map[string]Interface, error) {
+	ks, err := r.links()
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]Interface{}
+	for _, k := range ks {
+		alias := k.Attrs().Alias
+		if alias == "" || !strings.HasPrefix(alias, prefix) {
+			continue
+		}
+		if found[alias], err = r.picture(k); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
 }
 
 // room is the netns of a container, on a thread that is there.
@@ -229,11 +285,16 @@ func (r *room) leave() {
 	r.strict[unix.NETLINK_ROUTE].Close()
 }
 
+func (r *room) links() ([]netlink.Link, error) {
+	ks, err := read(r.nl.LinkList)
+	return ks, Explain(err, "", "listing the links of the container")
+}
+
 // link is the link of that alias.
 func (r *room) link(alias string) (netlink.Link, error) {
-	ks, err := read(r.nl.LinkList)
+	ks, err := r.links()
 	if err != nil {
-		return nil, Explain(err, "", "listing the links of the container")
+		return nil, err
 	}
 	for _, k := range ks {
 		if alias != "" && k.Attrs().Alias == alias {

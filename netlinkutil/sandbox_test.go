@@ -178,6 +178,7 @@ func sandboxClauses() []clause {
 		{"restore without IPv6", nil, testRestoreWithoutIPv6},
 		{"mtu of a container", nil, testRaiseMTU},
 		{"remove inside", nil, testRemoveInside},
+		{"inside all", nil, testInsideAll},
 	}
 	for _, m := range mode.All() {
 		var needs []string
@@ -481,6 +482,42 @@ func testRemoveInside(t *testing.T, w world) {
 	}
 }
 
+func testInsideAll(t *testing.T, w world) {
+	w.AddNIC("eth0")
+	w.AddSandbox(box)
+	for i, key := range []string{box, box, otherBox} {
+		s := sub(fmt.Sprintf("ul-%d", i), mode.Default)
+		add(t, w, s)
+		as := plain()
+		as.Name = fmt.Sprintf("eth%d", i)
+		as.Addrs, as.Routes = prefixes(fmt.Sprintf("192.168.5%d.50/24", i)), nil
+		ok(t, w.MoveTo(s.Name, key, as))
+	}
+	s := sub("ul-3", mode.Default)
+	s.Alias = "another's"
+	add(t, w, s)
+	ok(t, w.MoveTo(s.Name, otherBox, netlinkutil.Interface{Name: "eth3"}))
+	add(t, w, sub("ul-4", mode.Default))
+	found, err := w.InsideAll("underlay ul-")
+	ok(t, err)
+	got := map[string]string{}
+	for alias, f := range found {
+		got[alias] = fmt.Sprint(f.Sandbox, " ", f.Interface.Name, " ", f.Interface.Addrs)
+	}
+	want := map[string]string{
+		"underlay ul-0": box + " eth0 [192.168.50.50/24]",
+		"underlay ul-1": box + " eth1 [192.168.51.50/24]",
+		"underlay ul-2": otherBox + " eth2 [192.168.52.50/24]",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("found (- want, + is):\n%s", d)
+	}
+	w.EndSandbox(box)
+	if found, err = w.InsideAll(""); err != nil || len(found) != 2 {
+		t.Errorf("found %v, %v; want the two in the other sandbox", found, err)
+	}
+}
+
 // What the kernel makes for itself, or runs out, is no part of a picture.
 func TestInsideLeavesOut(t *testing.T) {
 	w := newKernel(t)
@@ -576,6 +613,8 @@ func TestSandboxPaths(t *testing.T) {
 	refused(t, err, netlinkutil.ErrNoEntry)
 	_, err = w.Sandboxes()
 	refused(t, err, netlinkutil.ErrNoEntry)
+	_, err = w.InsideAll("")
+	refused(t, err, netlinkutil.ErrNoEntry)
 	w.AddSandbox(box)
 	key := otherBox
 	path := w.path(key)
@@ -599,6 +638,8 @@ func TestSandboxPaths(t *testing.T) {
 
 	ok(t, os.WriteFile(path, nil, 0o600))
 	refused(t, inside(), netlinkutil.ErrNoEntry, "does not come through", "rslave")
+	_, err = w.InsideAll("")
+	refused(t, err, netlinkutil.ErrNoEntry, "does not come through")
 	w.mount(key, func() (*netlink.Handle, error) {
 		ok(t, netns.Set(w.here))
 		return nil, nil

@@ -51,6 +51,7 @@ type verbs interface {
 	RaiseMTU(sandbox, alias string, mtu int) error
 	RemoveInside(sandbox, alias string) error
 	Sandboxes() ([]string, error)
+	InsideAll(prefix string) (map[string]netlinkutil.Found, error)
 }
 
 // world is a host under test and what others than underlay do to it.

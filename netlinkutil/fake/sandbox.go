@@ -266,6 +266,25 @@ func (k *Kernel) Sandboxes() ([]string, error) {
 	return keys, nil
 }
 
+// InsideAll pictures the links in all sandboxes, as Host's does.
+func (k *Kernel) InsideAll(prefix string) (map[string]netlinkutil.Found, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.injected("InsideAll"); err != nil {
+		return nil, err
+	}
+	if k.noEntry {
+		return nil, netlinkutil.ErrNoEntry
+	}
+	all := map[string]netlinkutil.Found{}
+	for _, l := range k.links {
+		if l.moved && l.sandbox != "" && l.Alias != "" && strings.HasPrefix(l.Alias, prefix) {
+			all[l.Alias] = netlinkutil.Found{Sandbox: path.Join(SandboxDir, l.sandbox), Interface: l.picture()}
+		}
+	}
+	return all, nil
+}
+
 // lowered is what an MTU of a link does to those on it: drivers/net/macvlan.c and
 // 8021q lower theirs along, ipvlan has it follow both ways.
 func (k *Kernel) lowered(l *link) {
