@@ -227,11 +227,8 @@ func bootDocker(t *testing.T) (end func()) {
 	if err := dockerd.start(); err != nil {
 		t.Fatalf("%v\n%s", err, tail(daemonLog, 40))
 	}
-	took := time.Since(start)
-	t.Logf("dockerd answers %.1f s after its start", took.Seconds())
-	if took > 30*time.Second {
-		t.Logf("its log:\n%s", tail(daemonLog, 400))
-	}
+	// It does so when it has tried to start all of its containers.
+	t.Logf("dockerd answers %.1f s after its start", time.Since(start).Seconds())
 	if err := readVersion(); err != nil {
 		t.Fatal(err)
 	}
