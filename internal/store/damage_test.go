@@ -113,6 +113,7 @@ func TestTruncated(t *testing.T) {
 		t.Fatal(err)
 	}
 	end := int(w.meta.end) * w.meta.pageSize
+	opens := 0
 	// Each length is checked, and those that matter are opened.
 	for n := range len(file) + 1 {
 		_, err := check(bytes.NewReader(file[:n]), int64(n))
@@ -120,12 +121,13 @@ func TestTruncated(t *testing.T) {
 			t.Fatalf("cut to %d of %d bytes, %d in use: %v", n, len(file), end, err)
 		}
 		if page := n % os.Getpagesize(); page <= 1 || page == 16 || page == 80 || n == end-1 {
+			opens++
 			if kept := tryOut(t, fmt.Sprintf("cut to %d bytes", n), file[:n], want); kept != (n >= end) {
 				t.Errorf("cut to %d of %d bytes, %d in use: kept %v", n, len(file), end, kept)
 			}
 		}
 	}
-	t.Logf("%d lengths", len(file)+1)
+	t.Logf("%d lengths, %d of them opened", len(file)+1, opens)
 }
 
 // A file with any byte changed is set aside, or has its records. The other
