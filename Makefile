@@ -50,7 +50,7 @@ demo: ## containers on a pretend LAN, and who reached whom (as root)
 bench: ## Go benchmarks, docker run and TCP against what is built into Docker (as root)
 	@scripts/bench
 
-lint: ## the linters of .golangci.yml
+lint: ## the linters of .golangci.yml, and govulncheck
 	@scripts/lint
 
 clean: ## delete build/ and dist/

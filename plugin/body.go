@@ -65,7 +65,7 @@ func decode[Req any](from io.Reader, req *Req) error {
 	d := digest{in: in, dec: json.NewDecoder(in)}
 	d.dec.UseNumber()
 	switch err := d.body(nothing); {
-	case in.err != nil && in.err != io.EOF:
+	case in.err != nil && !errors.Is(in.err, io.EOF):
 		if errors.Is(in.err, errLarge) {
 			return errLarge
 		}
@@ -121,7 +121,7 @@ type digest struct {
 func (d *digest) body(nothing bool) error {
 	first, err := d.dec.Token()
 	switch {
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return errEmpty
 	case err != nil:
 		return err

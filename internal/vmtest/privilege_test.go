@@ -3,6 +3,7 @@
 package vmtest
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,6 +13,40 @@ import (
 // sandboxes is dockerd's folder of network namespaces as the managed plugin of
 // that process sees it.
 func sandboxes(pid string) string { return filepath.Join("/proc", pid, "root/sandboxes/netns") }
+
+// The managed plugin keeps no capability but those that it needs; without
+// REBUILD not those to enter a namespace either.
+func TestPluginDropsCapabilities(t *testing.T) {
+	begin(t)
+	set := func(rebuild string) {
+		t.Helper()
+		docker(t, "plugin", "disable", "-f", plugin)
+		docker(t, "plugin", "set", plugin, "REBUILD="+rebuild)
+		docker(t, "plugin", "enable", plugin)
+	}
+	const netAdmin, netRaw, sysAdmin = 12, 13, 21 // linux/capability.h
+	for rebuild, want := range map[string]int{"off": 1<<netAdmin | 1<<netRaw, "on": 1<<netAdmin | 1<<netRaw | 1<<sysAdmin} {
+		set(rebuild)
+		pid := strings.TrimSpace(do(t, "", "pidof underlay"))
+		got := do(t, "", "sed -nE '/^(Cap|NoNewPrivs|Seccomp:)/p' /proc/"+pid+"/task/*/status | sort -u")
+		for _, line := range []string{
+			fmt.Sprintf("CapPrm:\t%016x\n", want), fmt.Sprintf("CapEff:\t%016x\n", want), fmt.Sprintf("CapBnd:\t%016x\n", want),
+			"CapInh:\t0000000000000000\n", "CapAmb:\t0000000000000000\n", "NoNewPrivs:\t1\n",
+		} {
+			if !strings.Contains(got, line) {
+				t.Errorf("REBUILD=%s: no %q", rebuild, line)
+			}
+		}
+		if strings.Count(got, "Cap") != 5 {
+			t.Errorf("REBUILD=%s: threads differ", rebuild)
+		}
+		t.Logf("REBUILD=%s\n%s", rebuild, got)
+	}
+	set("on")
+	if _, err := tryDocker("plugin", "set", plugin, "REBUILD=maybe"); err == nil {
+		t.Error("settings of an enabled plugin were changed")
+	}
+}
 
 // nsfs is the kind of file system that a mounted namespace is, by stat -f.
 const nsfs = "6e736673"
