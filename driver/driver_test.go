@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -44,9 +45,21 @@ func (c containerNames) Ended(netip.Addr) {}
 
 var ctx = context.Background()
 
+// scratch is a folder, in memory if it can be: what a test loses with the power is
+// no loss, and disks take their time.
+func scratch(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "underlay-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{t: t, kernel: fake.New(), path: filepath.Join(t.TempDir(), "state.db"), names: containerNames{}}
+	b := &bench{t: t, kernel: fake.New(), path: filepath.Join(scratch(t), "state.db"), names: containerNames{}}
 	b.kernel.AddNIC("eth0")
 	b.kernel.AddNIC("eth1")
 	b.restart()

@@ -150,6 +150,7 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 		}
 	}
 	d.add(e)
+	d.presence(e.ID).born = true
 	return e, false, nil
 }
 

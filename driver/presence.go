@@ -10,6 +10,7 @@ import (
 
 // presence is what is known of an endpoint and not kept over a restart.
 type presence struct {
+	born    bool               // made by this process, which would know of a Join
 	leaving bool               // dockerd takes its link out of the container, where it is not to be missed
 	doubted time.Time          // since when it seems to have ended; zero if it does not
 	lost    bool               // it has been said that its interface is gone
@@ -73,6 +74,12 @@ func (d *Driver) isLeaving(e *Endpoint) bool {
 	defer d.mu.Unlock()
 	p := d.presences[e.ID]
 	return p != nil && p.leaving
+}
+
+func (d *Driver) wasBorn(e *Endpoint) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.presence(e.ID).born
 }
 
 // leaves ends what follows the link of an endpoint that leaves its container.

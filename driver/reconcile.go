@@ -269,7 +269,7 @@ func (d *Driver) keepEndpoints(r *Report, links map[string]netlinkutil.Link, s s
 				continue // keepHost has looked at it
 			}
 			if e.Sandbox == "" {
-				if complete && d.entered {
+				if d.wasBorn(e) || complete && d.entered {
 					d.doubt(r, e, "its link has gone and no container has it")
 				} else {
 					r.left("endpoint %s (%s) has no link in the host, and whether a container has it is not known; if none has, restart dockerd", Short(e.ID), e.addresses())
@@ -290,7 +290,7 @@ func (d *Driver) locate(r *Report, links map[string]netlinkutil.Link) (complete 
 	d.mu.Lock()
 	var lost []*Endpoint
 	for _, e := range d.endpoints {
-		if _, in := links[linkName(e.ID)]; e.Sandbox == "" && !in {
+		if _, in := links[linkName(e.ID)]; e.Sandbox == "" && !in && !d.presence(e.ID).born {
 			lost = append(lost, e)
 		}
 	}
