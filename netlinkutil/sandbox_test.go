@@ -156,18 +156,6 @@ func (w *kernelWorld) setInside(key, link, setting, value string) {
 	must(within(ns, func() error { return os.WriteFile(settingFile(link, setting), []byte(value), 0) }))
 }
 
-func (w *kernelWorld) settingInside(key, link, setting string) (value string) {
-	ns, err := netns.GetFromPath(w.path(key))
-	must(err)
-	defer ns.Close()
-	must(within(ns, func() error {
-		b, err := os.ReadFile(settingFile(link, setting))
-		value = strings.TrimSpace(string(b))
-		return err
-	}))
-	return value
-}
-
 func sandboxClauses() []clause {
 	cs := []clause{
 		{"sandbox", nil, testSandbox},
