@@ -167,6 +167,30 @@ func benchStart(bm *testing.B, networks, held, resting int) {
 	bm.ReportMetric(float64(slices.Max(resident))/1000, "peak-MB")
 }
 
+// All calls of one container's start among 100,000 others, with a fake kernel.
+func BenchmarkContainerStartAmongMany(bm *testing.B) {
+	b := newBench(bm)
+	var ids []string
+	var pool string
+	for n := range 400 {
+		var id string
+		id, pool = b.lan(n+1, fmt.Sprintf("10.%d.%d.0/23", 100+n/125, n%125*2), fmt.Sprintf("10.%d.%d.1", 100+n/125, n%125*2), object{"parent": "eth0"})
+		ids = append(ids, id)
+	}
+	b.fill(250, 0, ids...)
+	must[State](b, "Underlay.State", nil) // it has loaded
+	var took times
+	for bm.Loop() {
+		start := time.Now()
+		a := b.run(ids[399], pool, 10)
+		took = append(took, time.Since(start))
+		bm.StopTimer()
+		b.end(ids[399], pool, 10, a)
+		bm.StartTimer()
+	}
+	took.report(bm, "start")
+}
+
 // peak returns the most memory that a process has had until now, in kB, its
 // part of the state file included.
 func peak(bm *testing.B, pid int) (kB int) {
