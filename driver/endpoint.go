@@ -338,6 +338,9 @@ func (n *Network) gateway(addr netip.Addr) netip.Addr {
 
 // joins notes the container that an endpoint goes to.
 func (d *Driver) joins(n *Network, e *Endpoint, sandbox string) error {
+	if _, now, err := d.endpoint(n.ID, e.ID); err == nil {
+		e = now // with the routes that it was given
+	}
 	if e.Sandbox != sandbox {
 		// On disk soon enough: what is lost with the plugin is no more than the way to
 		// the container, and dockerd gives no answer's delay back.

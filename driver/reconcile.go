@@ -331,6 +331,8 @@ func (d *Driver) keepEndpoint(r *Report, e *Endpoint, parent netlinkutil.Link, t
 	case errors.Is(err, netlinkutil.ErrNoSandbox):
 		if e.Interface != nil || d.entered { // else we may be looking in the wrong place
 			d.doubt(r, e, "its container's network namespace is gone")
+		} else {
+			r.left("endpoint %s (%s) has no container in %s, but none of underlay's has been seen there yet; if it has ended, restart dockerd", Short(e.ID), e.addresses(), e.Sandbox)
 		}
 		return nil
 	case errors.Is(err, netlinkutil.ErrNoEntry):
