@@ -309,6 +309,20 @@ func TestSlowClients(t *testing.T) {
 	flat(t, before)
 }
 
+// A client that shuts its half of the connection after the call gets its answer.
+func TestHalfOpenClient(t *testing.T) {
+	q := newQuick(t, maxVisits, time.Minute)
+	c := q.dial(t, head+"Content-Length: 16\r\n\r\n"+`{"Word":"hello"}`)
+	defer c.Close()
+	if err := c.(*net.UnixConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if answer, err := io.ReadAll(c); err != nil || !strings.HasSuffix(strings.TrimSpace(string(answer)), `{"Word":"hello"}`) {
+		t.Errorf("%v, %q", err, answer)
+	}
+}
+
 // A client that reads no answer holds nothing for long.
 func TestAnswerNobodyReads(t *testing.T) {
 	q := newQuick(t, maxVisits, 200*time.Millisecond)
