@@ -19,7 +19,7 @@ type presence struct {
 
 const (
 	// arriveWithin is how long dockerd may take from Join to a link that is up.
-	arriveWithin = 30 * time.Second
+	arriveWithin = 5 * time.Minute
 	// dockerd sets routes once the link is up, and the gateway last of all. A
 	// reconcile pictures what comes later.
 	pictureAfter, pictureAgain = 500 * time.Millisecond, 5 * time.Second

@@ -40,6 +40,11 @@ import (
 // it repeats a failing call for 15 s.
 const grace = time.Minute
 
+// startingGraces is for how many of them a container may be on its way: up to
+// Docker 27, dockerd calls Join before it has the container made, which takes a
+// busy host minutes.
+const startingGraces = 10
+
 // Report is what a reconcile did, and what it found and could not mend, a line
 // each.
 type Report struct {
@@ -439,8 +444,12 @@ func (d *Driver) lost(r *Report, e *Endpoint, why error) {
 // doubt notes that an endpoint seems to have ended, and ends it once it has for
 // the grace period.
 func (d *Driver) doubt(r *Report, e *Endpoint, why string) {
-	if for_ := d.doubtful(e); for_ < d.grace {
-		r.left("endpoint %s (%s) seems to have ended: %s; in %v it is forgotten", Short(e.ID), e.addresses(), why, (d.grace - for_).Round(time.Second))
+	wait := d.grace
+	if e.Sandbox != "" && !e.Arrived {
+		wait *= startingGraces
+	}
+	if doubted := d.doubtful(e); doubted < wait {
+		r.left("endpoint %s (%s) seems to have ended: %s; in %v it is forgotten", Short(e.ID), e.addresses(), why, (wait - doubted).Round(time.Second))
 		return
 	}
 	d.end(r, e, why)

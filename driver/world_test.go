@@ -239,7 +239,7 @@ func TestWorld(t *testing.T) {
 			for len(w.running) > 0 {
 				w.vanish()
 			}
-			for range 4 {
+			for range 12 {
 				w.Reconcile()
 				time.Sleep(time.Minute)
 			}
