@@ -110,10 +110,12 @@ type guest struct {
 	on     map[string]wish // by network
 	runs   bool
 	halted bool // by hand
-	// asked: an action was cut short, and dockerd is asked what became of it.
-	asked   bool
-	touched bool // in this step
-	pid     int
+	// asked: in this step an action was cut short, and dockerd is asked what
+	// became of the container. unsure: since then it is not known whether it
+	// counts as stopped by hand.
+	asked, unsure bool
+	touched       bool // in this step
+	pid           int
 }
 
 // wish is what a container asked for; empty is any.
@@ -133,7 +135,6 @@ type soak struct {
 	// extras are what the plugin or the kernel has and no container.
 	extras map[string]extra
 	fault  time.Time // the last one, which may leave something
-	all    bool      // the last fault touched all containers
 	// aging is what the plugin took before its end in this step.
 	aging *process
 }
@@ -161,7 +162,7 @@ func (s *soak) String() string {
 // draw takes a step that the model allows.
 func (s *soak) draw() {
 	for _, g := range s.guests {
-		g.touched = false
+		g.touched, g.asked = false, false
 	}
 	type choice struct {
 		weight int
@@ -225,17 +226,17 @@ func (s *soak) act() *action {
 		fallthrough
 	case 3:
 		if g := s.pick(func(g *guest) bool { return !g.runs }); g != nil {
-			return &action{"start " + g.name, g, g.post("start"), func() { g.runs, g.halted = true, false }}
+			return &action{"start " + g.name, g, g.post("start"), func() { g.runs, g.halted, g.unsure = true, false, false }}
 		}
 		fallthrough
 	case 4:
 		if g := s.pick(func(g *guest) bool { return g.runs }); g != nil {
 			verb := []string{"stop?t=0", "kill"}[s.rng.IntN(2)]
-			return &action{verb + " " + g.name, g, g.post(verb), func() { g.runs, g.halted = false, true }}
+			return &action{verb + " " + g.name, g, g.post(verb), func() { g.runs, g.halted, g.unsure = false, true, false }}
 		}
 	case 5:
 		if g := s.pick(func(g *guest) bool { return g.runs }); g != nil {
-			return &action{"restart " + g.name, g, g.post("restart?t=0"), func() { g.halted = false }}
+			return &action{"restart " + g.name, g, g.post("restart?t=0"), func() { g.halted, g.unsure = false, false }}
 		}
 	case 6:
 		return s.connectAction()
@@ -354,7 +355,7 @@ func (s *soak) cut() bool {
 	done := make(chan struct{})
 	go func() { defer close(done); err = a.do() }()
 	time.Sleep(after)
-	what := s.what
+	what, daemons := s.what, s.counts.daemon
 	switch s.rng.IntN(5) {
 	case 0:
 		s.endDaemon()
@@ -366,17 +367,14 @@ func (s *soak) cut() bool {
 	s.what = what + s.what
 	<-done
 	a.g.touched = true
+	daemon := s.counts.daemon > daemons
 	if err != nil {
 		fmt.Printf("soak: %s: %v\n", a.what, err)
-		a.g.asked = true
-		s.adopt(a.g)
-		return true
+	} else {
+		a.then()
 	}
-	a.then()
-	if s.all {
-		s.booted(a.g, false) // which of the two was first is not known
-		a.g.asked = true
-		s.adopt(a.g)
+	if err != nil || daemon { // whether dockerd ended before or after it is not known
+		a.g.asked, a.g.unsure = true, true
 	}
 	return true
 }
@@ -395,7 +393,7 @@ func (s *soak) adopt(g *guest) {
 		delete(s.guests, g.name)
 		return
 	}
-	g.runs = c.State.Running
+	g.runs, g.touched = c.State.Running, true
 	was := g.on
 	g.on = map[string]wish{}
 	for name, e := range c.NetworkSettings.Networks {
@@ -403,9 +401,6 @@ func (s *soak) adopt(g *guest) {
 			continue
 		}
 		g.on[name] = was[name]
-	}
-	if len(g.on) == 0 && g.runs || c.State.Pid == 0 && g.runs {
-		s.Errorf("%s runs without a network: %+v", g.name, c.NetworkSettings.Networks)
 	}
 }
 
@@ -500,14 +495,14 @@ func (s *soak) aged(step func() bool) func() bool {
 }
 
 func (s *soak) killPlugin() bool {
-	s.what, s.fault, s.all = "kill -9 of the plugin", time.Now(), false
+	s.what, s.fault = "kill -9 of the plugin", time.Now()
 	s.counts.plugin++
 	do(s.T, "", "kill -KILL $(pidof underlay) || true")
 	return true
 }
 
 func (s *soak) disablePlugin() bool {
-	s.what, s.fault, s.all = "plugin disable -f, enable", time.Now(), false
+	s.what, s.fault = "plugin disable -f, enable", time.Now()
 	s.counts.plugin++
 	docker(s.T, "plugin", "disable", "-f", plugin)
 	docker(s.T, "plugin", "enable", plugin)
@@ -527,7 +522,7 @@ func (s *soak) endDaemon() bool {
 		args = []string{"--live-restore"}
 	}
 	restart(s.T, sig, args...)
-	s.live, s.all = live, !survive
+	s.live = live
 	for _, name := range slices.Sorted(maps.Keys(s.guests)) {
 		s.booted(s.guests[name], survive)
 	}
@@ -536,6 +531,7 @@ func (s *soak) endDaemon() bool {
 
 // booted says what becomes of a guest when dockerd boots.
 func (s *soak) booted(g *guest, survive bool) {
+	g.asked = g.unsure
 	switch {
 	case survive && g.runs:
 	case g.policy == "always", g.policy == "unless-stopped" && !g.halted:
@@ -566,7 +562,7 @@ func (s *soak) flap() bool {
 // the plugin's.
 func (s *soak) replug() bool {
 	s.counts.parent++
-	s.fault, s.all = time.Now(), false
+	s.fault = time.Now()
 	switch s.rng.IntN(3) {
 	case 0:
 		if !s.networks["tagged"] {
@@ -606,7 +602,6 @@ func (s *soak) settle() error {
 	for _, name := range slices.Sorted(maps.Keys(s.guests)) {
 		g := s.guests[name]
 		if g.asked {
-			s.adopt(g)
 			continue
 		}
 		err := wait(60*time.Second, name, func() error {
@@ -645,205 +640,227 @@ func (s *soak) ask(path string, out any) error {
 	return call(unixClient(socket), "POST", path, struct{}{}, out)
 }
 
+// sight is what one look at everything has shown.
+type sight struct {
+	wrong     []string
+	left      map[string]bool     // what no container has any more
+	endpoints map[string]endpoint // by ID, as docker inspect shows them
+	known     map[string]string
+	owner     map[string]string // of addresses and MACs
+	knocks    []knock
+}
+
+func (v *sight) amiss(format string, args ...any) {
+	v.wrong = append(v.wrong, fmt.Sprintf(format, args...))
+}
+
+func (v *sight) err() error {
+	if len(v.wrong) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(v.wrong, "\n"))
+}
+
 // look compares once.
 func (s *soak) look() error {
 	var state pluginState
 	if err := s.ask("/Underlay.State", &state); err != nil {
 		return err
 	}
-	var wrong []string
-	amiss := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
-	left := map[string]bool{}
-
-	// What dockerd says, against the model and the kernel.
-	owner := map[string]string{} // of addresses and MACs
-	endpoints := map[string]endpoint{}
-	var knocks []knock
-	alive := map[string]string{}
+	v := &sight{left: map[string]bool{}, endpoints: map[string]endpoint{}, known: map[string]string{}, owner: map[string]string{}}
 	for _, name := range slices.Sorted(maps.Keys(s.guests)) {
-		g := s.guests[name]
-		var c container
-		if err := api("GET", "/containers/"+name+"/json", nil, &c); err != nil {
-			return err
-		}
-		if c.State.Running != g.runs {
-			amiss("%s runs: %t, want %t", name, c.State.Running, g.runs)
-			continue
-		}
-		if !g.runs {
-			g.pid = 0
-			continue
-		}
-		if g.pid != c.State.Pid && !g.touched && g.pid != 0 {
-			amiss("%s had process %d, and has %d", name, g.pid, c.State.Pid)
-		}
-		g.pid = c.State.Pid
-		if is, want := slices.Sorted(maps.Keys(c.NetworkSettings.Networks)), slices.Sorted(maps.Keys(g.on)); !slices.Equal(is, want) {
-			amiss("%s is on %q, want %q", name, is, want)
-			continue
-		}
-		has, err := linksNow(c.at())
-		if err != nil {
+		if err := s.lookAt(v, s.guests[name]); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		if len(has) != len(g.on) {
-			amiss("%s has the links %v, want those of %d networks", name, slices.Sorted(maps.Keys(has)), len(g.on))
-		}
-		for network, w := range g.on {
-			n, e := soakNetOf(network), c.NetworkSettings.Networks[network]
-			endpoints[e.EndpointID] = e
-			if w.addr != "" && w.addr != e.IPAddress || w.addr6 != "" && w.addr6 != e.GlobalIPv6Address || w.mac != "" && w.mac != e.MacAddress {
-				amiss("%s has %s %s %s on %s, want %+v", name, e.IPAddress, e.GlobalIPv6Address, e.MacAddress, network, w)
-			}
-			if e.IPAddress == "" || n.fixed6 != "" && e.GlobalIPv6Address == "" {
-				amiss("%s has no address on %s: %+v", name, network, e)
-				continue
-			}
-			at := ""
-			for _, l := range has {
-				if l.holds(fmt.Sprintf("%s/%d", e.IPAddress, e.IPPrefixLen)) {
-					at = l.Name
-					if n.mac && l.MAC != e.MacAddress {
-						amiss("%s: %s has MAC %s, and docker inspect says %s", name, at, l.MAC, e.MacAddress)
-					}
-					if n.fixed6 != "" && !l.holds(fmt.Sprintf("%s/%d", e.GlobalIPv6Address, e.GlobalIPv6PrefixLen)) {
-						amiss("%s: %s lacks %s", name, at, e.GlobalIPv6Address)
-					}
-					if !slices.Contains(l.Flags, "UP") {
-						amiss("%s: %s is down", name, at)
-					}
-					now := fmt.Sprintf("%s %s %s %s %s", name, l.Name, l.MAC, e.IPAddress, e.GlobalIPv6Address)
-					if was := s.known[e.EndpointID]; was != "" && was != now {
-						amiss("endpoint %.12s was %s and is %s", e.EndpointID, was, now)
-					}
-					alive[e.EndpointID] = now
-				}
-			}
-			for _, a := range []string{e.IPAddress, e.GlobalIPv6Address} {
-				if a != "" && n.from != "-" {
-					knocks = append(knocks, knock{n.from, a, name})
-				}
-				if a != "" && network == "lan" {
-					knocks = append(knocks, knock{"", a, name})
-				}
-			}
-			if at == "" {
-				amiss("%s has no link with %s: %+v", name, e.IPAddress, has)
-			}
-			unique := []string{network + " " + e.IPAddress, network + " " + e.GlobalIPv6Address}
-			if n.mac {
-				unique = append(unique, n.parent+" "+e.MacAddress)
-			}
-			for _, u := range unique {
-				if strings.HasSuffix(u, " ") {
-					continue
-				}
-				if o := owner[u]; o != "" {
-					amiss("%s and %s both have %s", o, name, u)
-				}
-				owner[u] = name
-			}
-		}
 	}
+	s.records(v, &state)
+	if err := s.host(v); err != nil {
+		return err
+	}
+	if len(v.wrong) == 0 {
+		v.wrong = unanswered(v.knocks)
+	}
+	if err := v.err(); err != nil {
+		return err
+	}
+	s.known = v.known
+	return s.spare(v.left)
+}
 
-	// The plugin's records.
-	recorded := map[string]bool{}
-	held := map[string]bool{}
-	for _, e := range state.Endpoints {
-		recorded[e.ID] = true
-		d, ok := endpoints[e.ID]
-		if !ok {
-			left["record of endpoint "+e.ID] = true
-			held[bare(e.IPv4)], held[bare(e.IPv6)] = true, true
-			continue
-		}
-		mac := d.MacAddress
-		if e.MAC == "" {
-			mac = ""
-		}
-		if bare(e.IPv4) != d.IPAddress || bare(e.IPv6) != d.GlobalIPv6Address || e.MAC != mac || e.Network != d.NetworkID {
-			amiss("underlay has %+v, docker inspect %+v", e, d)
+// lookAt compares a container with the model: docker inspect, and the kernel.
+func (s *soak) lookAt(v *sight, g *guest) error {
+	if g.asked {
+		if s.adopt(g); s.guests[g.name] == nil {
+			return nil
 		}
 	}
-	for id := range endpoints {
-		if !recorded[id] {
-			amiss("underlay has no record of endpoint %s", id)
-		}
+	var c container
+	if err := api("GET", "/containers/"+g.name+"/json", nil, &c); err != nil {
+		return err
 	}
-	given := map[string]bool{}
-	for _, p := range state.Pools {
-		for _, a := range p.Addresses {
-			given[a.Address] = true
-			if a.Kind == "gateway" {
-				continue
-			}
-			if !slices.ContainsFunc(slices.Collect(maps.Values(endpoints)), func(e endpoint) bool {
-				return a.Address == e.IPAddress || a.Address == e.GlobalIPv6Address
-			}) {
-				left["address "+a.Address] = true
-			}
-		}
+	if c.State.Running != g.runs {
+		v.amiss("%s runs: %t, want %t", g.name, c.State.Running, g.runs)
+		return nil
 	}
-	for id, e := range endpoints {
-		for _, a := range []string{e.IPAddress, e.GlobalIPv6Address} {
-			if a != "" && !given[a] {
-				amiss("address %s of endpoint %.12s is free for others", a, id)
-			}
-		}
+	if !g.runs {
+		g.pid = 0
+		return nil
 	}
-	if len(state.Networks) != len(s.networks) {
-		for range len(state.Networks) - len(s.networks) {
-			left["a network"] = true
-		}
-		if len(state.Networks) < len(s.networks) {
-			amiss("underlay knows %d networks, want %d", len(state.Networks), len(s.networks))
-		}
+	if g.pid != c.State.Pid && !g.touched && g.pid != 0 {
+		v.amiss("%s had process %d, and has %d", g.name, g.pid, c.State.Pid)
 	}
-	if len(state.Waiting) > 0 {
-		amiss("parents are waited for: %v", state.Waiting)
+	g.pid = c.State.Pid
+	on := c.NetworkSettings.Networks
+	if g.unsure { // a connect that failed may be listed
+		maps.DeleteFunc(on, func(_ string, e endpoint) bool { return e.EndpointID == "" })
 	}
-
-	// The host.
-	host, err := linksNow("")
+	if is, want := slices.Sorted(maps.Keys(on)), slices.Sorted(maps.Keys(g.on)); !slices.Equal(is, want) {
+		v.amiss("%s is on %q, want %q", g.name, is, want)
+		return nil
+	}
+	has, err := linksNow(c.at())
 	if err != nil {
 		return err
 	}
-	shim := 0
-	for name := range host {
-		switch {
-		case strings.HasPrefix(name, "ulh"):
-			shim++
-		case strings.HasPrefix(name, "uld"):
-			if !s.networks["inner"] {
-				left["link "+name] = true
-			}
-		case strings.HasPrefix(name, "ul"):
-			left["link "+name] = true
+	if len(has) != len(on) {
+		v.amiss("%s has the links %q, want those of %d networks", g.name, slices.Sorted(maps.Keys(has)), len(on))
+	}
+	for network, e := range on {
+		v.lookAtEndpoint(g, soakNetOf(network), e, has)
+		if now, was := v.known[e.EndpointID], s.known[e.EndpointID]; was != "" && now != "" && was != now {
+			v.amiss("endpoint %.12s was %s and is %s", e.EndpointID, was, now)
 		}
 	}
-	if _, there := host["eth0.10"]; there != s.networks["tagged"] {
-		amiss("eth0.10 is there: %t, its network: %t", there, s.networks["tagged"])
+	return nil
+}
+
+// lookAtEndpoint compares what docker inspect says with what was asked for, what
+// others have, and the container's links.
+func (v *sight) lookAtEndpoint(g *guest, n *soakNet, e endpoint, has map[string]link) {
+	v.endpoints[e.EndpointID] = e
+	if w := g.on[n.name]; w.addr != "" && w.addr != e.IPAddress || w.addr6 != "" && w.addr6 != e.GlobalIPv6Address || w.mac != "" && w.mac != e.MacAddress {
+		v.amiss("%s has %s %s %s on %s, want %+v", g.name, e.IPAddress, e.GlobalIPv6Address, e.MacAddress, n.name, w)
 	}
-	want := 0
+	addrs := []string{e.IPAddress + "/" + fmt.Sprint(e.IPPrefixLen)}
+	if n.fixed6 != "" {
+		addrs = append(addrs, e.GlobalIPv6Address+"/"+fmt.Sprint(e.GlobalIPv6PrefixLen))
+	}
+	for _, l := range has {
+		if !l.holds(addrs[0]) {
+			continue
+		}
+		if n.mac && l.MAC != e.MacAddress {
+			v.amiss("%s: %s has MAC %s, and docker inspect says %s", g.name, l.Name, l.MAC, e.MacAddress)
+		}
+		if !slices.Contains(l.Flags, "UP") {
+			v.amiss("%s: %s is down", g.name, l.Name)
+		}
+		for _, a := range addrs {
+			if !l.holds(a) {
+				v.amiss("%s: %s lacks %s", g.name, l.Name, a)
+			}
+		}
+		v.known[e.EndpointID] = fmt.Sprintf("%s %s %s %v", g.name, l.Name, l.MAC, addrs)
+	}
+	if v.known[e.EndpointID] == "" {
+		v.amiss("%s has no link with %s: %+v", g.name, addrs[0], has)
+	}
+	if n.mac {
+		v.own(g, n.parent+" "+e.MacAddress)
+	}
+	for _, a := range addrs {
+		v.own(g, bare(a))
+		if n.from != "-" {
+			v.knocks = append(v.knocks, knock{n.from, bare(a), g.name})
+		}
+		if n.name == "lan" { // with host access
+			v.knocks = append(v.knocks, knock{"", bare(a), g.name})
+		}
+	}
+}
+
+// own notes whose an address or a MAC is.
+func (v *sight) own(g *guest, what string) {
+	if o := v.owner[what]; o != "" {
+		v.amiss("%s and %s both have %s", o, g.name, what)
+	}
+	v.owner[what] = g.name
+}
+
+// records compares what the plugin has with what docker inspect shows.
+func (s *soak) records(v *sight, state *pluginState) {
+	recorded, given := map[string]bool{}, map[string]bool{}
+	for _, e := range state.Endpoints {
+		recorded[e.ID] = true
+		d, ok := v.endpoints[e.ID]
+		if !ok {
+			v.left["record of endpoint "+e.ID] = true
+			continue
+		}
+		if bare(e.IPv4) != d.IPAddress || bare(e.IPv6) != d.GlobalIPv6Address || e.Network != d.NetworkID || e.MAC != "" && e.MAC != d.MacAddress {
+			v.amiss("underlay has %+v, docker inspect %+v", e, d)
+		}
+	}
+	for _, p := range state.Pools {
+		for _, a := range p.Addresses {
+			given[a.Address] = true
+			if a.Kind != "gateway" && v.owner[a.Address] == "" {
+				v.left["address "+a.Address] = true
+			}
+		}
+	}
+	for id, e := range v.endpoints {
+		if !recorded[id] {
+			v.amiss("underlay has no record of endpoint %.12s", id)
+		}
+		for _, a := range []string{e.IPAddress, e.GlobalIPv6Address} {
+			if a != "" && !given[a] {
+				v.amiss("address %s of endpoint %.12s is free for others", a, id)
+			}
+		}
+	}
+	switch is, want := len(state.Networks), len(s.networks); {
+	case is > want:
+		v.left["a network"] = true
+	case is < want:
+		v.amiss("underlay knows %d networks, want %d", is, want)
+	}
+	if len(state.Waiting) > 0 {
+		v.amiss("parents are waited for: %v", state.Waiting)
+	}
+}
+
+// host compares the links of the host with what the networks and containers need.
+func (s *soak) host(v *sight) error {
+	links, err := linksNow("")
+	if err != nil {
+		return err
+	}
+	shims, want := 0, 0
 	for _, g := range s.guests {
 		if _, on := g.on["lan"]; on && g.runs {
 			want = 1
 		}
 	}
-	if shim > want {
-		left["link for host access"] = true
-	} else if shim < want {
-		amiss("the link for host access is not there")
+	for name := range links {
+		switch {
+		case strings.HasPrefix(name, "ulh"):
+			shims++
+		case strings.HasPrefix(name, "uld") && s.networks["inner"]:
+		case strings.HasPrefix(name, "ul"):
+			v.left["link "+name] = true
+		}
 	}
-
-	if len(wrong) == 0 {
-		wrong = unanswered(knocks)
+	switch {
+	case shims > want:
+		v.left["the link for host access"] = true
+	case shims < want:
+		v.amiss("the link for host access is not there")
 	}
-	if len(wrong) > 0 {
-		return errors.New(strings.Join(wrong, "\n"))
+	if _, there := links["eth0.10"]; there != s.networks["tagged"] {
+		v.amiss("eth0.10 is there: %t, its network: %t", there, s.networks["tagged"])
 	}
-	s.known = alive
-	return s.spare(left)
+	return nil
 }
 
 // bare is an address without its mask.
