@@ -79,7 +79,7 @@ func (h *Host) listen() (err error) {
 	if h.strict, err = raw(); err != nil {
 		return err
 	}
-	h.strictly()
+	strictly(h.strict)
 	h.watch, err = newWatch()
 	return err
 }
@@ -159,12 +159,16 @@ func tell(do func() error) error {
 	return err
 }
 
-// read is bounded for a look-up. It asks again while the kernel says that
-// links came or went in the middle of its answer (NLM_F_DUMP_INTR), for a
-// second at most.
+// read is bounded for a look-up, and patient.
 func read[T any](ask func() (T, error)) (T, error) {
+	return patient(func() (T, error) { return bounded(ask) })
+}
+
+// patient asks again while the kernel says that links came or went in the middle
+// of its answer (NLM_F_DUMP_INTR), for a second at most.
+func patient[T any](ask func() (T, error)) (T, error) {
 	for end := time.Now().Add(time.Second); ; time.Sleep(time.Millisecond) {
-		v, err := bounded(ask)
+		v, err := ask()
 		if !errors.Is(err, netlink.ErrDumpInterrupted) && !errors.Is(err, unix.EINTR) || time.Now().After(end) {
 			return v, err
 		}

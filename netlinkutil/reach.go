@@ -229,18 +229,18 @@ func ipnet(p netip.Prefix) *net.IPNet {
 
 // change is a message that changes something.
 func (h *Host) change(kind, flags int, data ...nl.NetlinkRequestData) error {
-	_, err := bounded(func() ([][]byte, error) { return h.request(kind, flags|unix.NLM_F_ACK, 0, data...) })
+	_, err := bounded(func() ([][]byte, error) { return request(h.strict, kind, flags|unix.NLM_F_ACK, 0, data...) })
 	return err
 }
 
 // ask is a message that asks.
 func (h *Host) ask(kind, flags int, answer uint16, data ...nl.NetlinkRequestData) ([][]byte, error) {
-	return read(func() ([][]byte, error) { return h.request(kind, flags, answer, data...) })
+	return read(func() ([][]byte, error) { return request(h.strict, kind, flags, answer, data...) })
 }
 
-func (h *Host) request(kind, flags int, answer uint16, data ...nl.NetlinkRequestData) ([][]byte, error) {
+func request(by map[int]*nl.SocketHandle, kind, flags int, answer uint16, data ...nl.NetlinkRequestData) ([][]byte, error) {
 	r := nl.NewNetlinkRequest(kind, flags)
-	r.Sockets = h.strict
+	r.Sockets = by
 	r.Data = data
 	return r.Execute(unix.NETLINK_ROUTE, answer)
 }

@@ -49,7 +49,7 @@ func (r *room) addresses(link *netlink.LinkAttrs) (ps []netip.Prefix, err error)
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		msg := nl.NewIfAddrmsg(int(family))
 		msg.Index = uint32(link.Index)
-		answers, err := r.ask(unix.RTM_GETADDR, unix.NLM_F_DUMP, unix.RTM_NEWADDR, msg)
+		answers, err := r.ask(unix.RTM_GETADDR, unix.RTM_NEWADDR, msg)
 		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EAFNOSUPPORT) {
 			return nil, Explain(err, "", "listing the addresses of the container's link "+link.Name)
 		}
@@ -102,7 +102,7 @@ func made(a netip.Addr, attributes map[uint16][]byte, flags uint32, mac net.Hard
 func (r *room) routesBy(index int) (routes []InterfaceRoute, err error) {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		msg := &nl.RtMsg{RtMsg: unix.RtMsg{Family: family}}
-		answers, err := r.ask(unix.RTM_GETROUTE, unix.NLM_F_DUMP, unix.RTM_NEWROUTE, msg, nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
+		answers, err := r.ask(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, msg, nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
 		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EAFNOSUPPORT) {
 			return nil, Explain(err, "", "listing the routes of the container")
 		}
@@ -200,7 +200,7 @@ func (r *room) add(n InterfaceRoute, index int) error {
 		metrics.AddRtAttr(rtaxMTU, nl.Uint32Attr(uint32(n.MTU)))
 		data = append(data, metrics)
 	}
-	err := r.change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, data...)
+	_, err := request(r.strict, unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK, 0, data...)
 	if errors.Is(err, unix.EEXIST) {
 		return nil
 	}
@@ -293,8 +293,8 @@ func (h *Host) bring(r *room, s SubInterface, name string, parent int) (netlink.
 		if k, err = r.get(s.Name); err != nil {
 			return nil, err
 		}
-		if err := r.setAlias(k, s.Alias); err != nil {
-			return nil, err
+		if err := r.nl.LinkSetAlias(k, s.Alias); err != nil {
+			return nil, Explain(err, "", "setting the alias of the container's link "+s.Name)
 		}
 	}
 	if err != nil {
@@ -303,7 +303,7 @@ func (h *Host) bring(r *room, s SubInterface, name string, parent int) (netlink.
 	if k.Attrs().Name == name {
 		return k, nil
 	}
-	err = tell(func() error { return r.nl.LinkSetName(k, name) })
+	err = r.nl.LinkSetName(k, name)
 	if errors.Is(err, unix.EEXIST) {
 		return nil, Taken(name)
 	}
@@ -332,7 +332,7 @@ func (r *room) clear(name string, s SubInterface) error {
 	if name != s.Name || a.Alias != "" || k.Type() != string(s.Mode.Kind) || a.Flags&net.FlagUp != 0 {
 		return Taken(name)
 	}
-	return Explain(tell(func() error { return r.nl.LinkDel(k) }), "", "deleting the container's unfinished link "+name)
+	return Explain(r.nl.LinkDel(k), "", "deleting the container's unfinished link "+name)
 }
 
 // send gets a link into a container, under the name that it has in the host, as
@@ -374,7 +374,7 @@ func (h *Host) send(r *room, s SubInterface, parent int) error {
 func (r *room) equip(k netlink.Link, s SubInterface, want Interface) error {
 	a := k.Attrs()
 	if s.MAC != nil && !bytes.Equal(a.HardwareAddr, s.MAC) {
-		if err := tell(func() error { return r.nl.LinkSetHardwareAddr(k, s.MAC) }); err != nil {
+		if err := r.nl.LinkSetHardwareAddr(k, s.MAC); err != nil {
 			return Explain(err, "", fmt.Sprintf("setting the MAC address of the container's link %s to %s", a.Name, s.MAC))
 		}
 	}
@@ -391,13 +391,13 @@ func (r *room) equip(k netlink.Link, s SubInterface, want Interface) error {
 		if p.Addr().Is6() {
 			ka.Flags = unix.IFA_F_NODAD
 		}
-		err := tell(func() error { return r.nl.AddrAdd(k, ka) })
+		err := r.nl.AddrAdd(k, ka)
 		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return Explain(err, "", fmt.Sprintf("giving the container's link %s the address %s", a.Name, p))
 		}
 	}
 	if a.Flags&net.FlagUp == 0 {
-		if err := tell(func() error { return r.nl.LinkSetUp(k) }); err != nil {
+		if err := r.nl.LinkSetUp(k); err != nil {
 			return Explain(err, "", "setting the container's link "+a.Name+" up")
 		}
 	}

@@ -236,10 +236,13 @@ func (r *room) pictures(prefix string) (map[string]Interface, error) {
 	return found, nil
 }
 
-// room is the netns of a container, on a thread that is there.
+// room is the netns of a container, on a thread that is there. Its calls are not
+// bounded one by one, but all together by enter: to wait for another thread
+// costs much where processors are scarce.
 type room struct {
-	*Host      // its sockets there, for what looks links up and changes them; it has none for deletions and news
-	fd     int // of the netns
+	fd     int                      // of the netns
+	nl     *netlink.Handle          // there
+	strict map[int]*nl.SocketHandle // there
 	groups []settingGroup
 }
 
@@ -268,7 +271,7 @@ func enter[T any](h *Host, sandbox string, do func(*room) (T, error)) (T, error)
 }
 
 func newRoom(fd int, groups []settingGroup) (r *room, err error) {
-	r = &room{Host: &Host{}, fd: fd, groups: groups}
+	r = &room{fd: fd, groups: groups}
 	if r.nl, err = handle(); err != nil {
 		return nil, err
 	}
@@ -276,7 +279,7 @@ func newRoom(fd int, groups []settingGroup) (r *room, err error) {
 		r.nl.Close()
 		return nil, err
 	}
-	r.strictly()
+	strictly(r.strict)
 	return r, nil
 }
 
@@ -286,7 +289,7 @@ func (r *room) leave() {
 }
 
 func (r *room) links() ([]netlink.Link, error) {
-	ks, err := read(r.nl.LinkList)
+	ks, err := patient(r.nl.LinkList)
 	return ks, Explain(err, "", "listing the links of the container")
 }
 
@@ -335,7 +338,7 @@ func (r *room) raiseMTU(k netlink.Link, mtu int) error {
 	if a.MTU >= mtu {
 		return nil
 	}
-	return Explain(tell(func() error { return r.nl.LinkSetMTU(k, mtu) }), "", fmt.Sprintf("setting the MTU of the container's link %s to %d", a.Name, mtu))
+	return Explain(r.nl.LinkSetMTU(k, mtu), "", fmt.Sprintf("setting the MTU of the container's link %s to %d", a.Name, mtu))
 }
 
 // RemoveInside deletes the link of that alias in a sandbox; an absent one is
@@ -344,7 +347,7 @@ func (h *Host) RemoveInside(sandbox, alias string) error {
 	_, err := enter(h, sandbox, func(r *room) (struct{}, error) {
 		k, err := r.link(alias)
 		if err == nil {
-			err = tell(func() error { return r.nl.LinkDel(k) })
+			err = r.nl.LinkDel(k)
 		}
 		if absent(err) || errors.Is(err, ErrNotFound) {
 			err = nil
@@ -359,8 +362,21 @@ func (h *Host) RemoveInside(sandbox, alias string) error {
 
 // strictly has the kernel filter dumps. Without it (before Linux 4.20) the
 // kernel sends more, which is left out here.
-func (h *Host) strictly() {
-	_ = unix.SetsockoptInt(h.strict[unix.NETLINK_ROUTE].Socket.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
+func strictly(s map[int]*nl.SocketHandle) {
+	_ = unix.SetsockoptInt(s[unix.NETLINK_ROUTE].Socket.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
+}
+
+// get is the link of that name; ErrNotFound where there is none.
+func (r *room) get(name string) (netlink.Link, error) {
+	k, err := patient(func() (netlink.Link, error) { return r.nl.LinkByName(name) })
+	if absent(err) {
+		return nil, NotFound("link", name)
+	}
+	return k, Explain(err, "", "looking up the container's link "+name)
+}
+
+func (r *room) ask(kind int, answer uint16, data ...nl.NetlinkRequestData) ([][]byte, error) {
+	return patient(func() ([][]byte, error) { return request(r.strict, kind, unix.NLM_F_DUMP, answer, data...) })
 }
 
 // raws parses the attributes of one answer to a question, which follow a header
