@@ -28,6 +28,7 @@ type Kernel interface {
 	EnsureVLAN(name, lower string, id int, protocol netlinkutil.VLANProtocol, alias string) (made bool, err error)
 	EnsureDummy(name, alias string, mac net.HardwareAddr) (made bool, err error)
 	AddSubInterface(netlinkutil.SubInterface) (netlinkutil.Link, error)
+	SetMTU(name string, mtu int) error
 	DeleteLink(name string) error
 	// Follow returns a function that waits until a link, which is in the host
 	// now, has been moved to another netns and is up there.
@@ -95,9 +96,8 @@ type Driver struct {
 
 	answering sync.Mutex // held while the announcer is told what to answer for
 
-	reconciling sync.Mutex         // held while records and kernel are compared
-	footings    map[string]footing // of the parents whose endpoints have been looked at
-	entered     bool               // an endpoint of ours has been seen in a sandbox: they are where we look
+	reconciling sync.Mutex // held while records and kernel are compared
+	entered     bool       // an endpoint of ours has been seen in a sandbox: they are where we look
 
 	mu        sync.Mutex
 	networks  map[string]*Network
@@ -108,6 +108,8 @@ type Driver struct {
 	macs      map[macOn]*Endpoint
 	accesses  map[string]*access   // by the parent
 	presences map[string]*presence // by the endpoint
+	footings  map[string]footing   // of the parents whose endpoints have been looked at
+	shaken    map[string]bool      // parents that have changed since their endpoints were looked at
 	waiting   map[string]Absence   // by the parent
 }
 
@@ -124,7 +126,7 @@ func New(kernel Kernel, st *store.Store, c Config) (*Driver, error) {
 	d := &Driver{
 		kernel: kernel, store: st, holdings: c.Holdings, announcer: c.Announcer, log: c.Log, grace: cmp.Or(c.Grace, grace),
 		networks: map[string]*Network{}, endpoints: map[string]*Endpoint{}, addresses: map[netip.Addr]*Endpoint{}, lodgers: map[string]map[string]*Endpoint{}, roommates: map[string]map[string]*Endpoint{}, macs: map[macOn]*Endpoint{},
-		accesses: map[string]*access{}, presences: map[string]*presence{}, waiting: map[string]Absence{}, footings: map[string]footing{},
+		accesses: map[string]*access{}, presences: map[string]*presence{}, waiting: map[string]Absence{}, shaken: map[string]bool{}, footings: map[string]footing{},
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	rebooted, err := d.loadInstance(c.Boot)

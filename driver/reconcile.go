@@ -172,6 +172,7 @@ func (d *Driver) keepParents(r *Report, listed []netlinkutil.Link) (made bool) {
 		}
 		return strings.Compare(a.ID, b.ID)
 	})
+	made = d.keepMTUs(r, listed)
 	awaited := map[string]bool{}
 	for _, n := range networks {
 		parent := n.parent()
@@ -193,6 +194,29 @@ func (d *Driver) keepParents(r *Report, listed []netlinkutil.Link) (made bool) {
 		d.arrived(r, parent, true)
 	}
 	return made
+}
+
+// keepMTUs gives the VLAN links that the plugin has made the MTU of what they are
+// on, which the kernel lets them inherit, lowers along, and does not raise.
+func (d *Driver) keepMTUs(r *Report, listed []netlinkutil.Link) (raised bool) {
+	mtus := map[string]int{}
+	for _, l := range listed {
+		mtus[l.Name] = l.MTU
+	}
+	for range 2 { // the inner one of two follows the outer one
+		for _, l := range listed {
+			if l.Kind != "vlan" || l.Alias != d.parentAlias() || mtus[l.Name] >= mtus[l.Lower] {
+				continue
+			}
+			if err := d.kernel.SetMTU(l.Name, mtus[l.Lower]); err != nil {
+				r.left("MTU of %s stays %d: %v", l.Name, mtus[l.Name], err)
+				continue
+			}
+			r.did("raised the MTU of %s from %d to %d", l.Name, mtus[l.Name], mtus[l.Lower])
+			mtus[l.Name], raised = mtus[l.Lower], true
+		}
+	}
+	return raised
 }
 
 // await notes that a parent is not there, and returns since when.
@@ -262,10 +286,9 @@ func (d *Driver) keepEndpoints(r *Report, links map[string]netlinkutil.Link, s s
 	for _, parent := range slices.Sorted(maps.Keys(byParent)) {
 		l, there := links[parent]
 		now := footing{l.Index, l.MTU}
-		if s == changed && d.footings[parent] == now {
+		if d.stands(parent, now) && s == changed {
 			continue
 		}
-		d.footings[parent] = now
 		for _, e := range byParent[parent] {
 			if d.ctx.Err() != nil {
 				return
@@ -282,7 +305,7 @@ func (d *Driver) keepEndpoints(r *Report, links map[string]netlinkutil.Link, s s
 				continue
 			}
 			if err := d.keepEndpoint(r, e, l, there); err != nil {
-				d.footings[parent] = footing{} // another try, with the next change
+				d.stands(parent, footing{}) // another try, with the next change
 			}
 		}
 	}
@@ -319,6 +342,17 @@ func (d *Driver) locate(r *Report, links map[string]netlinkutil.Link) (complete 
 
 // footing is what the interfaces of a parent depend on.
 type footing struct{ index, mtu int }
+
+// stands notes what the interfaces of a parent depend on, and tells whether that
+// has not changed since it was noted last.
+func (d *Driver) stands(parent string, now footing) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	same := d.footings[parent] == now && !d.shaken[parent]
+	d.footings[parent] = now
+	delete(d.shaken, parent)
+	return same
+}
 
 // keepEndpoint looks after an endpoint whose link is not in the host.
 func (d *Driver) keepEndpoint(r *Report, e *Endpoint, parent netlinkutil.Link, there bool) error {

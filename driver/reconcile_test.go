@@ -223,6 +223,28 @@ func TestMTUComesBack(t *testing.T) {
 	})
 }
 
+func TestMTUOfVLANComesBack(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.create(lan("net", "eth0.10", mode.Default))
+		e := on("net", "one", 10)
+		b.run(e)
+		go b.Watch(b.kernel)
+		time.Sleep(time.Second)
+		for range 2 {
+			b.kernel.Set("eth0", func(l *netlinkutil.Link) { l.MTU = 1400 })
+			time.Sleep(time.Millisecond) // and back before anybody has looked
+			if i, err := b.inside(e); err != nil || i.MTU != 1400 {
+				t.Fatal(i.MTU, err)
+			}
+			b.kernel.Set("eth0", func(l *netlinkutil.Link) { l.MTU = 1500 })
+			time.Sleep(time.Second)
+			if i, err := b.inside(e); err != nil || i.MTU != 1500 {
+				t.Error(i.MTU, err)
+			}
+		}
+	})
+}
+
 // Only what has ended for certain is forgotten.
 func TestEndOfEndpoints(t *testing.T) {
 	e := on("net", "one", 10)

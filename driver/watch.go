@@ -88,7 +88,10 @@ func (d *Driver) kernelChanges(events Events, poke func(all bool)) error {
 			matters = matters || shimName(parent) == c.Link.Name
 		}
 		for _, n := range d.networks {
-			matters = matters || n.standsOn(c.Link.Name)
+			if n.standsOn(c.Link.Name) {
+				matters = true
+				d.shaken[n.parent()] = d.shaken[n.parent()] || c.Gone || c.Link.MTU != d.footings[n.parent()].mtu
+			}
 		}
 		d.mu.Unlock()
 		if matters {
