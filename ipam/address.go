@@ -517,7 +517,11 @@ func (i *IPAM) claim(p *pool, addr netip.Addr, h *holding, r AddressRequest) err
 		}
 		return nil
 	}
-	return fmt.Errorf("%w: %s is %s; choose another one", ErrTaken, addr, i.purpose(p, addr, h, who))
+	remedy := "choose another one"
+	if p.special[addr] == h && !used && namers == 0 {
+		remedy += fmt.Sprintf(", or if it is nobody's, try again in %v", i.grace)
+	}
+	return fmt.Errorf("%w: %s is %s; %s", ErrTaken, addr, i.purpose(p, addr, h, who), remedy)
 }
 
 func (h *holding) claimedIn(daemon uint64) int {

@@ -96,7 +96,7 @@ type IPAM struct {
 }
 
 // New loads the pools and addresses on disk. Networks are not stored here:
-// NetworkCreated must be called for each before the first request.
+// NetworkKnown must be called for each before the first request.
 func New(st *store.Store, users Users, cfg Config) (*IPAM, error) {
 	i := &IPAM{
 		store:    st,

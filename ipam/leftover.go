@@ -35,6 +35,7 @@ func (i *IPAM) clear() {
 	i.endReplays(b)
 	again := false
 	i.pools.Scan(func(p *pool) bool {
+		i.recount(b, p)
 		switch {
 		case p.settled != nil:
 			again = true
@@ -76,6 +77,32 @@ func (i *IPAM) clearPool(b *batch, p *pool) (again bool) {
 		}
 	}
 	return again || p.window
+}
+
+// recount corrects how many networks a pool is thought to have, once no creation
+// is under way: what dockerd has asked for twice, because the plugin was ended in
+// the middle of its replay, and what the removal that it was ended at left open.
+func (i *IPAM) recount(b *batch, p *pool) {
+	if p.settled != nil || p.window || i.now().Sub(p.requested) < i.grace {
+		return
+	}
+	refs, named := p.refs, len(i.naming[p.subnet])
+	switch {
+	case named == 0 && p.removal >= 0:
+		refs = min(refs, p.removal)
+	case named > 0:
+		refs = min(refs, i.known(p))
+	}
+	if refs == p.refs && !p.unsure {
+		return
+	}
+	p.refs, p.unsure = refs, false
+	if len(p.terms) == 1 {
+		for _, t := range p.terms {
+			t.refs = max(refs, 1)
+		}
+	}
+	b.add(p.putSelf())
 }
 
 // endReplays closes the window of pools for which nothing has been asked again

@@ -16,8 +16,22 @@ type NetworkPools struct {
 	Alone    bool         // one container at a time has the parent to itself
 }
 
-// NetworkCreated says that the driver has a network, newly or, at the start of
-// the plugin, since long.
+// NetworkKnown says, at the start of the plugin, that the driver has a network
+// since long.
+func (i *IPAM) NetworkKnown(id string, n NetworkPools) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.know(id, n)
+	for _, subnet := range n.Subnets {
+		if p := i.pool(subnet); p != nil {
+			p.refs = max(p.refs, i.known(p))
+		}
+	}
+	i.guardLAN(n.Subnets)
+	i.clearLater()
+}
+
+// NetworkCreated says that the driver has made a network.
 func (i *IPAM) NetworkCreated(id string, n NetworkPools) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -40,7 +54,8 @@ func (i *IPAM) NetworkCreated(id string, n NetworkPools) {
 			p.endReplay(again)
 		}
 		p.offer = nil
-		p.refs = max(p.refs, len(i.naming[subnet]))
+		delete(p.released, id)
+		p.refs = max(p.refs, i.known(p))
 		if len(p.begun) > 0 {
 			p.begun = p.begun[:len(p.begun)-1] // which one is not known; the first began before all that go on
 		}
@@ -87,6 +102,14 @@ func (i *IPAM) NetworkDeleted(ctx context.Context, id string) error {
 		p := i.pool(subnet)
 		if p != nil && p.removal >= 0 {
 			p.refs, p.removal = p.removal, -1
+		}
+		if p != nil && p.released[id] {
+			delete(p.released, id)
+			b.onSettle(func(err error) {
+				if err != nil {
+					p.released[id] = true
+				}
+			})
 		}
 		switch {
 		case p == nil || p.settled != nil: // an unsettled one is left to clear
@@ -141,9 +164,8 @@ func (i *IPAM) namedBy(p *pool, addr netip.Addr) []string {
 // shortID is how people know a network's or container's ID.
 func shortID(id string) string { return id[:min(12, len(id))] }
 
-// Abandoned returns the networks whose pools dockerd has released, all of them,
-// and not asked for again: it deletes them next, or their creation has failed. A
-// pool of several networks of which some are gone tells nothing.
+// Abandoned returns the networks whose pools dockerd has released, all of them:
+// it deletes them next, or their creation has failed.
 func (i *IPAM) Abandoned() (ids []string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -151,7 +173,7 @@ func (i *IPAM) Abandoned() (ids []string) {
 		subnets := i.networks[id].Subnets
 		released := func(subnet netip.Prefix) bool {
 			p := i.pool(subnet)
-			return p != nil && p.refs == 0 && !p.window && p.settled == nil
+			return p != nil && p.released[id] && p.settled == nil
 		}
 		if len(subnets) > 0 && !slices.ContainsFunc(subnets, func(s netip.Prefix) bool { return !released(s) }) {
 			ids = append(ids, id)

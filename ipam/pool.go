@@ -3,6 +3,7 @@ package ipam
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -53,6 +54,13 @@ type pool struct {
 	conflicts map[netip.Addr]*seen    // held, and in use by others, too
 	names     map[string][]netip.Addr // resting addresses of a container, the oldest first
 
+	// released are the networks that dockerd has released the pool of: it deletes
+	// them next, or their creation has failed.
+	released map[string]bool
+	// unsure: the plugin was ended in the middle of what may be a replay, so that
+	// refs may be wrong, and a release may be dockerd's way back from a call that
+	// got no answer, and no network's end.
+	unsure   bool
 	removal  int       // refs, should the network of the latest ReleasePool be deleted next; -1: it is as it is
 	daemon   uint64    // dockerd's generation at the latest RequestPool
 	window   bool      // this generation of dockerd may be asking again
@@ -71,6 +79,7 @@ func newPool(subnet netip.Prefix) *pool {
 		stocked:   map[netip.Addr]*terms{},
 		conflicts: map[netip.Addr]*seen{},
 		names:     map[string][]netip.Addr{},
+		released:  map[string]bool{},
 		removal:   -1,
 	}
 }
@@ -205,6 +214,9 @@ func (i *IPAM) join(b *batch, p *pool, t *terms, o *offer) {
 		p.begun = nil // cut off
 		if i.now().Sub(i.heard) < replayWithin {
 			p.beginReplay()
+			if len(p.released) == len(i.naming[p.subnet]) {
+				clear(p.released) // one of them is not gone, then
+			}
 			i.hear(p)
 		} else {
 			p.endReplay(either)
@@ -256,12 +268,14 @@ func (i *IPAM) ReleasePool(ctx context.Context, id string) error {
 	// cannot be told now from what another one has just asked for.
 	i.clearLater()
 	p.requested, p.begun = time.Time{}, nil
-	if p.refs == 0 && i.wanted(p) {
+	sure := !p.window && !p.unsure
+	if p.refs == 0 && i.wanted(p) && (!sure || len(p.released) == len(i.naming[p.subnet])) {
 		p.endReplay(either)
 		i.mu.Unlock()
 		return nil
 	}
 	p.offer = nil
+	released := maps.Clone(p.released)
 	restore := p.remember()
 	p.removal = -1
 	if known := len(i.naming[p.subnet]); p.window && (p.refs <= 1 || p.refs < known || p.grown()) {
@@ -278,11 +292,16 @@ func (i *IPAM) ReleasePool(ctx context.Context, id string) error {
 		p.endReplay(again)
 	}
 	p.disagree(id)
+	if p.refs == 0 && sure { // dockerd has no network on it
+		for id := range i.naming[p.subnet] {
+			p.released[id] = true
+		}
+	}
 	b := &batch{}
 	b.onSettle(func(err error) {
 		if err != nil {
 			restore()
-			p.removal = -1
+			p.removal, p.released = -1, released
 		}
 	})
 	if i.wanted(p) {
@@ -336,7 +355,11 @@ func (i *IPAM) wanted(p *pool) bool { return p.refs > 0 || len(i.naming[p.subnet
 
 // pending returns how many networks on a pool dockerd has asked for that the
 // driver does not know: those being created, and those of other drivers.
-func (i *IPAM) pending(p *pool) int { return p.refs - len(i.naming[p.subnet]) }
+func (i *IPAM) pending(p *pool) int { return p.refs - i.known(p) }
+
+// known returns how many networks on a pool the driver knows, without those that
+// dockerd has let go of.
+func (i *IPAM) known(p *pool) int { return len(i.naming[p.subnet]) - len(p.released) }
 
 // strangers says that dockerd, when it replays a pool, may ask for networks that
 // the driver does not know: those of other drivers, and creations cut off.

@@ -27,6 +27,10 @@ type poolRecord struct {
 	Refs  int           `json:"refs"`
 	Terms []termsRecord `json:"terms,omitempty"`
 
+	Released []string `json:"released,omitempty"` // the IDs of networks; see pool.released
+	Removal  *int     `json:"removal,omitempty"`  // see pool.removal
+	Unsure   bool     `json:"unsure,omitempty"`   // see pool.unsure
+
 	Ranges map[netip.Prefix]int `json:"ranges,omitempty"` // of format 1, instead of Terms
 }
 
@@ -54,7 +58,10 @@ func (p *pool) addressKey(addr netip.Addr) []byte {
 }
 
 func (p *pool) putSelf() store.Change {
-	r := poolRecord{Refs: p.refs}
+	r := poolRecord{Refs: p.refs, Released: slices.Sorted(maps.Keys(p.released)), Unsure: p.window || p.unsure}
+	if p.removal >= 0 {
+		r.Removal = &p.removal
+	}
 	for _, id := range slices.Sorted(maps.Keys(p.terms)) {
 		if t := p.terms[id]; t.refs+t.before > 0 {
 			r.Terms = append(r.Terms, termsRecord{t.within, t.given, max(t.refs, t.before)})
@@ -116,7 +123,13 @@ func (i *IPAM) load() error {
 			t.refs = tr.Refs
 			p.terms[t.id] = t
 		}
-		p.refs = r.Refs
+		p.refs, p.unsure = r.Refs, r.Unsure
+		for _, id := range r.Released {
+			p.released[id] = true
+		}
+		if r.Removal != nil {
+			p.removal = *r.Removal
+		}
 		p.restrict()
 		i.pools.Set(p)
 		return nil

@@ -220,7 +220,7 @@ func (p *Plugin) load() {
 	p.config.Log.Infof("loaded %d networks and %d endpoints in %s ms", len(networks), endpoints, milliseconds(start))
 	p.parts.driver.Recover() // makes the parents that the IPAM is to watch
 	for i := range networks {
-		p.parts.ipam.NetworkCreated(networks[i].ID, pools(&networks[i]))
+		p.parts.ipam.NetworkKnown(networks[i].ID, pools(&networks[i]))
 	}
 	p.workers.Go(p.forgetAbandoned)
 	if p.parts.host != nil {
