@@ -40,6 +40,7 @@ type pool struct {
 
 type container struct {
 	netns     string
+	sandbox   string // its path as dockerd names it
 	endpoints []*endpoint
 }
 
@@ -58,6 +59,13 @@ func (d *dockerd) newID() string {
 	d.drawn++
 	sum := sha256.Sum256(fmt.Append(nil, d.drawn))
 	return hex.EncodeToString(sum[:])
+}
+
+// unique is the name of a sandbox, which other machines must not have.
+func (d *dockerd) unique() string {
+	d.drawn++
+	sum := sha256.Sum256(fmt.Append(nil, d.host, d.drawn))
+	return hex.EncodeToString(sum[:6])
 }
 
 // refused is an answer of the plugin's that is an error.
@@ -221,8 +229,8 @@ func (d *dockerd) removeNetwork(name string) {
 // start is docker run or docker start, of a container on one network; --ip is
 // addr, "" for any.
 func (d *dockerd) start(name, network, addr string) error {
-	c := &container{netns: d.host + name}
-	if err := newNetns(c.netns, c.sandbox()); err != nil {
+	c := &container{netns: d.host + name, sandbox: sandboxes + "/" + d.unique()}
+	if err := newNetns(c.netns, c.sandbox); err != nil {
 		return err
 	}
 	if err := d.join(c, d.networks[network], addr); err != nil {
@@ -267,7 +275,7 @@ func (d *dockerd) join(c *container, n *network, addr string) error {
 		}
 	}
 	err = d.call("NetworkDriver.Join", object{
-		"NetworkID": n.id, "EndpointID": e.id, "SandboxKey": c.sandbox(), "Options": object{},
+		"NetworkID": n.id, "EndpointID": e.id, "SandboxKey": c.sandbox, "Options": object{},
 	}, &joined)
 	if err == nil {
 		e.link = joined.InterfaceName.SrcName
@@ -406,10 +414,4 @@ func sorted[V any](m map[string]V) []string {
 	return keys
 }
 
-// sandbox is the path of its network namespace as dockerd names it.
-func (c *container) sandbox() string {
-	sum := sha256.Sum256([]byte(c.netns))
-	return sandboxes + "/" + hex.EncodeToString(sum[:6])
-}
-
-func (c *container) drop() { dropNetns(c.netns, c.sandbox()) }
+func (c *container) drop() { dropNetns(c.netns, c.sandbox) }

@@ -82,6 +82,16 @@ route add default via fd00:50::1`)
 	if err != nil {
 		return nil, err
 	}
+	for range 100 { // until the wires are there
+		text, err := show(m.host, "-6", "route", "show", "table", "local")
+		if err != nil {
+			return nil, err
+		}
+		if strings.Contains(text, "local fd00:50::2 ") {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 	if m.log, err = os.Create(m.dir + "/log"); err != nil {
 		return nil, err
 	}
