@@ -26,6 +26,8 @@ var may = map[string][]string{
 	"underlay/internal/vmtest":    {},
 	"underlay/internal/imports":   {},
 	"underlay/internal/nstest":    {},
+	"underlay/internal/fault":     {},
+	"underlay/internal/killtest":  {},
 
 	"underlay/scripts/roundtrip":    {},
 	"underlay/scripts/test-summary": {},
