@@ -99,7 +99,7 @@ func (b *bench) restart() {
 	}
 	b.open()
 	for id, n := range networks {
-		b.NetworkCreated(id, n)
+		b.NetworkKnown(id, n)
 	}
 }
 
