@@ -11,8 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/docker/go-plugins-helpers/sdk"
 	"github.com/sirupsen/logrus"
@@ -36,6 +39,8 @@ const (
 	idle = 5 * time.Minute
 	// maxHeader is in bytes; dockerd's are under 200.
 	maxHeader = 16 << 10
+	// maxLine is the longest error, in bytes.
+	maxLine = 4 << 10
 )
 
 // server answers calls on one socket. It is http.Server and not sdk.Handler's,
@@ -82,7 +87,27 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func refuse(w http.ResponseWriter, status int, err error) {
 	w.Header().Set("Content-Type", sdk.DefaultContentTypeV1_1)
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(failure{err.Error()}) // a client that has gone is past telling
+	_ = json.NewEncoder(w).Encode(failure{line(err.Error())}) // a client that has gone is past telling
+}
+
+// line is a text as one line of at most maxLine bytes: an error may quote what
+// somebody has sent.
+func line(text string) string {
+	if len(text) > maxLine {
+		text = strings.ToValidUTF8(text[:maxLine], "") + "…"
+	}
+	if !strings.ContainsFunc(text, unicode.IsControl) {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if unicode.IsControl(r) {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
 }
 
 // manifest is Plugin.Activate's answer. Docker asks only socket plugins; a
