@@ -75,7 +75,7 @@ func (p *Points) pass(call, what string) {
 		fmt.Fprintln(p.list, name)
 	}
 	if name == p.at {
-		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL) // of itself: cannot fail
 		select {}
 	}
 }
