@@ -76,6 +76,9 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (netip.Pref
 		}
 		if p == nil {
 			i.mu.Unlock()
+			if a := i.store.Aside(); a != nil {
+				return netip.Prefix{}, fmt.Errorf("%w %q: %v", ErrUnknownPool, r.PoolID, a)
+			}
 			return netip.Prefix{}, fmt.Errorf("%w %q; remove the network and create it again", ErrUnknownPool, r.PoolID)
 		}
 		t := p.termsOf(r.PoolID, within)

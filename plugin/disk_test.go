@@ -43,6 +43,14 @@ func TestDamagedState(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), path+".damaged-") || !strings.Contains(err.Error(), "docker network rm") {
 			t.Errorf("a lost network: %v", err)
 		}
+		_, err = b.call("IpamDriver.RequestAddress", object{"PoolID": pool})
+		if err == nil || !strings.Contains(err.Error(), path+".damaged-") {
+			t.Errorf("a lost pool: %v", err)
+		}
+		_, err = b.call("IpamDriver.RequestAddress", object{"PoolID": pool, "Address": "192.168.50.7"})
+		if err == nil || !strings.Contains(err.Error(), path+".damaged-") {
+			t.Errorf("a lost pool, --ip: %v", err)
+		}
 		b.stop()
 	}
 	if !strings.Contains(log.String(), "level=error") || !strings.Contains(log.String(), path+".damaged-") {

@@ -82,6 +82,9 @@ func (p *Plugin) requestAddress(ctx context.Context, req wire.RequestAddressRequ
 		}
 	}
 	if subnet, _, err := ipam.ParsePoolID(req.PoolID); err == nil && !r.Gateway && !r.Addr.IsValid() && !p.parts.driver.Uses(subnet) {
+		if aside := p.parts.store.Aside(); aside != nil {
+			return res, fmt.Errorf("no network on %v is known to underlay: %v", subnet, aside)
+		}
 		// Whether another driver's container lives cannot be known here, and so
 		// not when its address is free again.
 		return res, fmt.Errorf("no network of the underlay driver is on %v, and its IPAM driver serves no others; create the network with underlay for both", subnet)

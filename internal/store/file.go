@@ -27,6 +27,11 @@ type Aside struct {
 	Cause error // nil if an earlier Open has renamed it
 }
 
+// String says what has happened, and what to do about it.
+func (a *Aside) String() string {
+	return fmt.Sprintf("the state file was damaged and is now %s; docker network rm and create the network again, or disable the plugin and put a good copy back", a.Path)
+}
+
 // asideName is what a file set aside has after its name, before the time.
 const asideName = ".damaged-"
 
