@@ -60,8 +60,9 @@ func newCrowd(b *test) *crowd {
 // same wants each container to have all that it had, soon.
 func (c *crowd) same(t *testing.T, what string) {
 	t.Helper()
+	end := time.Now().Add(10 * time.Second)
 	for k, one := range c.all {
-		err := wait(10*time.Second, one.Name, func() error {
+		err := wait(time.Until(end), one.Name, func() error {
 			is, err := insideNow(one)
 			if err == nil && is != c.inside[k] {
 				err = errorf("has changed: %s", difference(c.inside[k], is))
