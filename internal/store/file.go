@@ -43,7 +43,7 @@ func claim(path string) (file *os.File, format int, aside *Aside, err error) {
 		if err == nil {
 			var info fs.FileInfo
 			if info, err = file.Stat(); err == nil {
-				format, err = check(file, info.Size())
+				err = guard(func() (err error) { format, err = check(file, info.Size()); return err })
 			}
 			if err == nil {
 				return file, format, aside, nil
