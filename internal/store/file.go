@@ -70,7 +70,7 @@ func claim(path string) (file *os.File, format int, aside *Aside, err error) {
 			return nil, 0, nil, err
 		}
 	}
-	return nil, 0, nil, err
+	return nil, 0, nil, errMoved
 }
 
 // errMoved: the path has come to stand for another file.
