@@ -111,7 +111,10 @@ func TestBodies(t *testing.T) {
 // A container with all its ports published is no attack, and leaves less in
 // memory than it sends.
 func TestAllPorts(t *testing.T) {
-	body := `{"NetworkID":"n",` + `"Options":{"before":"1",` + ports(65535) + `,"com.docker.network.endpoint.exposedports":[{"Proto":6,"Port":1}],"after":"2"},"EndpointID":"e"}`
+	of := func(n int) string {
+		return `{"NetworkID":"n","Options":{"before":"1",` + ports(n) + `,"com.docker.network.endpoint.exposedports":[{"Proto":6,"Port":1}],"after":"2"},"EndpointID":"e"}`
+	}
+	body := of(65535)
 	if len(body) < 5<<20 {
 		t.Fatalf("it has only %d bytes", len(body))
 	}
@@ -125,6 +128,7 @@ func TestAllPorts(t *testing.T) {
 	if req.NetworkID != "n" || req.EndpointID != "e" || req.Options["before"] != "1" || req.Options["after"] != "2" || len(req.Options) != 4 {
 		t.Errorf("%+v", req)
 	}
+	body = of(100)
 	if err := decode(strings.NewReader(body), new(none)); err != nil {
 		t.Errorf("a call that wants nothing: %v", err)
 	}
@@ -132,7 +136,7 @@ func TestAllPorts(t *testing.T) {
 		"malformed":        strings.Replace(body, `{"Proto":6,"IP":"","Port":9,`, `{"Proto":6,,"IP":"","Port":9,`, 1),
 		"too deep":         strings.Replace(body, `"HostIP":"0.0.0.0"`, `"HostIP":`+strings.Repeat("[", 20)+strings.Repeat("]", 20), 1),
 		"long beside them": strings.Replace(body, `"after":"2"`, `"after":"`+strings.Repeat("2", maxBody)+`"`, 1),
-		"far too many":     `{"Options":{` + ports(150000) + `}}`,
+		"far too many":     `{"Options":{"com.docker.network.portmap":[` + strings.Repeat(`"`+strings.Repeat("x", 1000)+`",`, 10000) + `1]}}`,
 	} {
 		if err := decode(strings.NewReader(bad), &req); err == nil || status(err)/100 != 4 {
 			t.Errorf("%s: %v", name, err)
