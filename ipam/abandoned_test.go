@@ -4,6 +4,9 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
+
+	"underlay/internal/store"
 )
 
 // What the plugin knows of networks that dockerd has let go of, when it was killed
@@ -135,4 +138,43 @@ func TestRemovalCutOff(t *testing.T) {
 			b.held()
 		})
 	}
+}
+
+// The driver may take longer to look after the kernel than what is left behind is
+// kept.
+func TestNothingIsClearedBeforeTheNetworksAreKnown(t *testing.T) {
+	b := newBench(t)
+	subnet := netip.MustParsePrefix("10.0.0.0/24")
+	id := b.pool(subnet.String(), "")
+	b.gets(id, "gw", "10.0.0.1/24")
+	n := NetworkPools{Subnets: []netip.Prefix{subnet}, Reserved: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}
+	b.NetworkCreated("n1", n)
+	b.Close()
+	if err := b.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	i, err := New(reopened(t, b.path), b, Config{Grace: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.IPAM = i
+	b.Ended(netip.MustParseAddr("10.0.0.1"))
+	if i.timed {
+		t.Error("a clearing is due already")
+	}
+	b.Know(map[string]NetworkPools{"n1": n})
+	if !i.timed {
+		t.Error("no clearing is due")
+	}
+	b.held("10.0.0.0/24", "gateway 10.0.0.1")
+}
+
+func reopened(t *testing.T, path string) *store.Store {
+	t.Helper()
+	st, err := store.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { st.Close() })
+	return st
 }

@@ -85,6 +85,7 @@ type IPAM struct {
 	daemon    uint64                               // dockerd's generation: how often it has connected
 	heard     time.Time                            // when it connected, or went on with its replay
 	replayed  uint64                               // the latest generation known to have replayed its networks
+	knows     bool                                 // the networks: see Know
 	timed     bool                                 // a clearing of leftovers is due
 	taken     map[netip.Addr]string                // by the host itself; see Host
 	takenAt   time.Time
@@ -96,7 +97,7 @@ type IPAM struct {
 }
 
 // New loads the pools and addresses on disk. Networks are not stored here:
-// NetworkKnown must be called for each before the first request.
+// Know must be called with them before the first request.
 func New(st *store.Store, users Users, cfg Config) (*IPAM, error) {
 	i := &IPAM{
 		store:    st,
@@ -126,8 +127,6 @@ func New(st *store.Store, users Users, cfg Config) (*IPAM, error) {
 			return nil, err
 		}
 	}
-	// What a crash has left behind is cleared even if no call ever comes.
-	i.clearLater()
 	return i, nil
 }
 

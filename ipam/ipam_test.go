@@ -68,6 +68,14 @@ func (b *bench) open() {
 		i.now = b.tick
 	}
 	b.IPAM, b.store = i, st
+	b.Know(nil)
+}
+
+// reopen starts it with what the driver has.
+func (b *bench) reopen(networks map[string]NetworkPools) {
+	b.t.Helper()
+	b.open()
+	b.Know(networks)
 }
 
 // tick is the time; no two moments are the same.
@@ -97,10 +105,7 @@ func (b *bench) restart() {
 	if err := b.store.Close(); err != nil {
 		b.t.Fatal(err)
 	}
-	b.open()
-	for id, n := range networks {
-		b.NetworkKnown(id, n)
-	}
+	b.reopen(networks)
 }
 
 // later clears leftovers after the grace period.

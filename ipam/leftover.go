@@ -19,7 +19,7 @@ import (
 // clearLater has leftovers looked for when the grace period is over. Called
 // with the lock held.
 func (i *IPAM) clearLater() {
-	if i.timed {
+	if i.timed || !i.knows {
 		return
 	}
 	i.timed = true

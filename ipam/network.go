@@ -16,19 +16,24 @@ type NetworkPools struct {
 	Alone    bool         // one container at a time has the parent to itself
 }
 
-// NetworkKnown says, at the start of the plugin, that the driver has a network
-// since long.
-func (i *IPAM) NetworkKnown(id string, n NetworkPools) {
+// Know says, at the start of the plugin, which networks the driver has. Nothing is
+// taken for left behind before.
+func (i *IPAM) Know(networks map[string]NetworkPools) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.know(id, n)
-	for _, subnet := range n.Subnets {
+	for id, n := range networks {
+		i.know(id, n)
+	}
+	for subnet := range i.naming {
 		if p := i.pool(subnet); p != nil {
 			p.refs = max(p.refs, i.known(p))
 		}
 	}
-	i.guardLAN(n.Subnets)
-	i.clearLater()
+	for _, n := range networks {
+		i.guardLAN(n.Subnets)
+	}
+	i.knows = true
+	i.clearLater() // what a crash has left behind, even if no call ever comes
 }
 
 // NetworkCreated says that the driver has made a network.

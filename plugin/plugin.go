@@ -219,9 +219,11 @@ func (p *Plugin) load() {
 	networks, endpoints := p.parts.driver.Networks()
 	p.config.Log.Infof("loaded %d networks and %d endpoints in %s ms", len(networks), endpoints, milliseconds(start))
 	p.parts.driver.Recover() // makes the parents that the IPAM is to watch
+	known := map[string]ipam.NetworkPools{}
 	for i := range networks {
-		p.parts.ipam.NetworkKnown(networks[i].ID, pools(&networks[i]))
+		known[networks[i].ID] = pools(&networks[i])
 	}
+	p.parts.ipam.Know(known)
 	p.workers.Go(p.forgetAbandoned)
 	if p.parts.host != nil {
 		p.workers.Go(p.follow)
