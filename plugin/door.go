@@ -127,6 +127,15 @@ func (v *visit) Close() error {
 	return v.Conn.Close()
 }
 
+// CloseWrite is how http.Server lets a client read why its call is refused while
+// it still sends.
+func (v *visit) CloseWrite() error {
+	if c, ok := v.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return nil
+}
+
 func (v *visit) set(busy bool) {
 	v.door.mu.Lock()
 	defer v.door.mu.Unlock()

@@ -3,7 +3,6 @@ package plugin
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,7 +13,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -295,7 +293,7 @@ func TestSlowClients(t *testing.T) {
 			start := time.Now()
 			c.SetReadDeadline(start.Add(5 * time.Second))
 			answer, err := io.ReadAll(c)
-			if err != nil && !errors.Is(err, syscall.ECONNRESET) { // its rest is not read
+			if err != nil {
 
 				t.Fatalf("after %v: %v", time.Since(start), err)
 			}
@@ -527,17 +525,15 @@ func TestHostileBodiesOverTheSocket(t *testing.T) {
 		"", "null", "[]", "{", "{}garbage", "\xff", "{\"NetworkID\":\"\x00\"}",
 		`{"NetworkID":"a","NetworkID":"b"}`, `{"PoolID":"a","PoolID":"b"}`,
 		strings.Repeat("[", 100000), strings.Repeat(`{"a":`, 1000), `{"Options":-}`,
-		`{"NetworkID":"` + strings.Repeat("x", maxBody) + `"}`,
+		`{"NetworkID":"` + strings.Repeat("x", 2*maxBody) + `"}`,
 	}
 	var all sync.WaitGroup
 	for call := range b.plugin.server.calls {
 		all.Go(func() {
 			for _, body := range bodies {
 				res, err := b.client.Post("http://underlay"+call, "application/json", bytes.NewReader([]byte(body)))
-				if err != nil { // cut off while it still sent
-					if len(body) < maxBody {
-						t.Errorf("%s %.40q: %v", call, body, err)
-					}
+				if err != nil {
+					t.Errorf("%s %.40q: %v", call, body, err)
 					continue
 				}
 				answer, _ := io.ReadAll(res.Body)
