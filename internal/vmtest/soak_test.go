@@ -169,9 +169,9 @@ func (s *soak) draw() {
 		do     func() bool
 	}
 	choices := []choice{
-		{14, s.command}, {2, s.collide}, {2, s.renet}, {3, s.crash},
-		{2, s.aged(s.killPlugin)}, {1, s.aged(s.disablePlugin)}, {2, s.endDaemon},
-		{2, s.flap}, {2, s.replug}, {6, s.cut},
+		{10, s.command}, {1, s.collide}, {1, s.renet}, {2, s.crash},
+		{2, s.aged(s.killPlugin)}, {1, s.aged(s.disablePlugin)}, {3, s.endDaemon},
+		{2, s.flap}, {4, s.replug}, {8, s.cut},
 	}
 	if len(s.guests) < 2 {
 		choices = choices[:1]
@@ -305,6 +305,9 @@ func (s *soak) runAction() *action {
 
 func (s *soak) connectAction() *action {
 	g := s.pick(func(*guest) bool { return true })
+	if g == nil {
+		return nil
+	}
 	n := s.anyNet()
 	if _, on := g.on[n.name]; on {
 		if len(g.on) == 1 {
