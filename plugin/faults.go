@@ -99,7 +99,7 @@ func (k kernel) around(verb string, do func() error) error {
 }
 
 func (k kernel) EnsureVLAN(name, lower string, id int, protocol netlinkutil.VLANProtocol, alias string) (made bool, err error) {
-	err = k.around("EnsureVLAN "+name, func() error {
+	err = k.around("EnsureVLAN", func() error {
 		made, err = k.Kernel.EnsureVLAN(name, lower, id, protocol, alias)
 		return err
 	})
@@ -107,7 +107,7 @@ func (k kernel) EnsureVLAN(name, lower string, id int, protocol netlinkutil.VLAN
 }
 
 func (k kernel) EnsureDummy(name, alias string, mac net.HardwareAddr) (made bool, err error) {
-	err = k.around("EnsureDummy "+name, func() error {
+	err = k.around("EnsureDummy", func() error {
 		made, err = k.Kernel.EnsureDummy(name, alias, mac)
 		return err
 	})
@@ -115,7 +115,7 @@ func (k kernel) EnsureDummy(name, alias string, mac net.HardwareAddr) (made bool
 }
 
 func (k kernel) AddSubInterface(s netlinkutil.SubInterface) (l netlinkutil.Link, err error) {
-	err = k.around("AddSubInterface "+s.Name, func() error {
+	err = k.around("AddSubInterface", func() error {
 		l, err = k.Kernel.AddSubInterface(s)
 		return err
 	})
@@ -123,15 +123,15 @@ func (k kernel) AddSubInterface(s netlinkutil.SubInterface) (l netlinkutil.Link,
 }
 
 func (k kernel) DeleteLink(name string) error {
-	return k.around("DeleteLink "+name, func() error { return k.Kernel.DeleteLink(name) })
+	return k.around("DeleteLink", func() error { return k.Kernel.DeleteLink(name) })
 }
 
 func (k kernel) EnsureShim(s netlinkutil.Shim) error {
-	return k.around("EnsureShim "+s.Name, func() error { return k.Kernel.EnsureShim(s) })
+	return k.around("EnsureShim", func() error { return k.Kernel.EnsureShim(s) })
 }
 
 func (k kernel) DeleteShim(s netlinkutil.Shim) error {
-	return k.around("DeleteShim "+s.Name, func() error { return k.Kernel.DeleteShim(s) })
+	return k.around("DeleteShim", func() error { return k.Kernel.DeleteShim(s) })
 }
 
 func (k kernel) Reach(s netlinkutil.Shim, r netlinkutil.HostRoute) error {
@@ -140,4 +140,20 @@ func (k kernel) Reach(s netlinkutil.Shim, r netlinkutil.HostRoute) error {
 
 func (k kernel) Unreach(s netlinkutil.Shim, addr netip.Addr) error {
 	return k.around("Unreach", func() error { return k.Kernel.Unreach(s, addr) })
+}
+
+func (k kernel) SetMTU(name string, mtu int) error {
+	return k.around("SetMTU", func() error { return k.Kernel.SetMTU(name, mtu) })
+}
+
+func (k kernel) Restore(sandbox string, s netlinkutil.SubInterface, as netlinkutil.Interface) error {
+	return k.around("Restore", func() error { return k.Kernel.Restore(sandbox, s, as) })
+}
+
+func (k kernel) RaiseMTU(sandbox, alias string, mtu int) error {
+	return k.around("RaiseMTU", func() error { return k.Kernel.RaiseMTU(sandbox, alias, mtu) })
+}
+
+func (k kernel) RemoveInside(sandbox, alias string) error {
+	return k.around("RemoveInside", func() error { return k.Kernel.RemoveInside(sandbox, alias) })
 }

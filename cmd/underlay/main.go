@@ -73,7 +73,11 @@ func run(socket, stateDir, sandboxes string) error {
 		return err
 	}
 	give(log, s.Enter)
-	p, err := plugin.Listen(plugin.Config{Socket: socket, State: stateDir, DefaultPools: pools, Sandboxes: s, Version: version, Log: log})
+	config := plugin.Config{Socket: socket, State: stateDir, DefaultPools: pools, Sandboxes: s, Version: version, Log: log}
+	if err := withFaults(&config); err != nil {
+		return err
+	}
+	p, err := plugin.Listen(config)
 	if err != nil {
 		return err
 	}

@@ -112,7 +112,7 @@ type link struct {
 }
 
 func linksOf(ns string) (all []link, err error) {
-	text, err := show(ns, "-j", "addr")
+	text, err := show(ns, "addr show", "-j")
 	if err == nil {
 		err = json.Unmarshal([]byte(text), &all)
 	}
@@ -166,7 +166,7 @@ func (d *dockerd) reached() error {
 					go func() {
 						defer wg.Done()
 						for range 3 {
-							if ping(from, a.Addr().String()) {
+							if ping(from, a.Addr()) {
 								return
 							}
 						}
@@ -185,20 +185,19 @@ func (d *dockerd) reached() error {
 // picture is all that the plugin could leave in the host.
 func (d *dockerd) picture() (string, error) {
 	var all []string
-	for _, args := range []string{
-		"-d -o addr", "-4 -o route show table all", "-6 -o route show table all", "-4 rule", "-6 rule", "nexthop", "neigh show nud permanent",
-	} {
-		text, err := show(d.host, strings.Fields(args)...)
+	for _, family := range []string{"-4", "-6"} {
+		text, err := show(d.host, "addr show\nroute show table all\nrule show\nneigh show nud permanent\nnexthop show", family, "-d", "-o")
 		if err != nil {
 			return "", err
 		}
 		for line := range strings.Lines(text) {
 			if !strings.Contains(line, " expires ") && !linkLocal.MatchString(line) {
-				all = append(all, args+": "+strings.TrimSpace(changing.ReplaceAllString(line, "")))
+				all = append(all, family+" "+strings.TrimSpace(changing.ReplaceAllString(line, "")))
 			}
 		}
 	}
-	return strings.Join(all, "\n"), nil
+	links, err := show(d.host, "link show", "-d", "-o")
+	return strings.Join(append(all, links), "\n"), err
 }
 
 // changing is what is another each time, and linkLocal what the kernel gives the

@@ -5,6 +5,7 @@ package killtest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -83,11 +84,11 @@ route add default via fd00:50::1`)
 		return nil, err
 	}
 	for range 100 { // until the wires are there
-		text, err := show(m.host, "-6", "route", "show", "table", "local")
+		text, err := show(m.host, "route show table local\nlink show", "-6")
 		if err != nil {
 			return nil, err
 		}
-		if strings.Contains(text, "local fd00:50::2 ") {
+		if strings.Contains(text, "local fd00:50::2 ") && strings.Count(text, "ff00::/8 ") == 2 && !strings.Contains(text, "NO-CARRIER") {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -103,18 +104,35 @@ route add default via fd00:50::1`)
 	}}
 	ready := make(chan error)
 	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
-		fd, err := unix.Open("/run/netns/"+m.host, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			err = unix.Setns(fd, unix.CLONE_NEWNET)
-			unix.Close(fd)
-		}
-		ready <- err
-		for f := range m.spawn {
-			f()
+		err := within(m.host, func() error {
+			ready <- nil
+			for f := range m.spawn {
+				f()
+			}
+			return nil
+		})
+		if err != nil {
+			ready <- err
 		}
 	}()
 	return m, <-ready
+}
+
+// within calls f on a thread that is in a netns.
+func within(ns string, f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		fd, err := unix.Open("/run/netns/"+ns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = errors.Join(unix.Setns(fd, unix.CLONE_NEWNET), unix.Close(fd))
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
 }
 
 // close ends all that belongs to the machine.
@@ -173,17 +191,15 @@ func ip(ns, lines string) error {
 	return nil
 }
 
-// show is what an ip command prints.
-func show(ns string, args ...string) (string, error) {
-	out, err := exec.Command("ip", append([]string{"-n", ns}, args...)...).Output()
+// show is what ip prints at some commands, a line each.
+func show(ns, lines string, flags ...string) (string, error) {
+	cmd := exec.Command("ip", append(flags, "-n", ns, "-batch", "-")...)
+	cmd.Stdin = strings.NewReader(lines + "\n")
+	out, err := cmd.Output()
 	if err != nil {
-		return "", fmt.Errorf("ip %v in %s: %w", args, ns, err)
+		return "", fmt.Errorf("ip in %s: %w: %s", ns, err, lines)
 	}
 	return string(out), nil
-}
-
-func ping(ns, to string) bool {
-	return exec.Command("nsenter", "--net=/run/netns/"+ns, "ping", "-n", "-q", "-c1", "-W1", to).Run() == nil
 }
 
 // start starts the plugin, and has it started again whenever it dies, until stop.
