@@ -11,7 +11,7 @@ import (
 )
 
 // Docker takes two seconds for each, most of them the runtime's.
-var restarts = flag.Int("restarts", 0, "how often TestRestarts starts each container (default: 40 with Docker 26, 10 with others)")
+var restarts = flag.Int("restarts", 0, "how often TestRestarts starts each container (default: 40 with Docker 26, 5 with others)")
 
 // A container with a fixed address, on macvlan also a fixed MAC, that ends at
 // once and is started again, as often as it takes for what the last one left to
@@ -19,7 +19,7 @@ var restarts = flag.Int("restarts", 0, "how often TestRestarts starts each conta
 func TestRestarts(t *testing.T) {
 	times := *restarts
 	if times == 0 {
-		if times = 10; release >= 26 && release < 27 && !testing.Short() {
+		if times = 5; release >= 26 && release < 27 && !testing.Short() {
 			times = 40
 		}
 	}
@@ -59,7 +59,7 @@ func TestRestarts(t *testing.T) {
 				}
 				slowest = max(slowest, time.Since(began))
 			}
-			t.Logf("%s: %d starts in %.1f s, the slowest %.1f s", r.name, times, time.Since(start).Seconds(), slowest.Seconds())
+			t.Logf("%s: %d starts and ends in %.1f s, the slowest %.1f s", r.name, times, time.Since(start).Seconds(), slowest.Seconds())
 		})
 	}
 	rounds.Wait()
