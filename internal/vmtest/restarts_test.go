@@ -11,7 +11,7 @@ import (
 )
 
 // Docker takes two seconds for each, most of them the runtime's.
-var restarts = flag.Int("restarts", 0, "how often TestRestarts starts each container (default: 40 with Docker 26, 5 with others)")
+var restarts = flag.Int("restarts", 0, "how often TestRestarts starts each container (default: 25 with Docker 26, 3 with others)")
 
 // A container with a fixed address, on macvlan also a fixed MAC, that ends at
 // once and is started again, as often as it takes for what the last one left to
@@ -19,8 +19,8 @@ var restarts = flag.Int("restarts", 0, "how often TestRestarts starts each conta
 func TestRestarts(t *testing.T) {
 	times := *restarts
 	if times == 0 {
-		if times = 5; release >= 26 && release < 27 && !testing.Short() {
-			times = 40
+		if times = 3; release >= 26 && release < 27 && !testing.Short() {
+			times = 25
 		}
 	}
 	b := beginBare(t)
@@ -58,6 +58,9 @@ func TestRestarts(t *testing.T) {
 					return
 				}
 				slowest = max(slowest, time.Since(began))
+				if n%25 == 0 {
+					fmt.Printf("restarts: %s: %d of %d after %.0f s\n", r.name, n, times, time.Since(start).Seconds())
+				}
 			}
 			t.Logf("%s: %d starts and ends in %.1f s, the slowest %.1f s", r.name, times, time.Since(start).Seconds(), slowest.Seconds())
 		})
