@@ -101,6 +101,12 @@ func (d *Driver) shim(n *Network, parent netlinkutil.Link) netlinkutil.Shim {
 
 func (d *Driver) shimAlias(parent string) string { return d.alias("host access to " + parent) }
 
+// shimOf is the parent that a shim was made for, which may have another name by
+// now.
+func (d *Driver) shimOf(l netlinkutil.Link) (parent string, ok bool) {
+	return strings.CutPrefix(l.Alias, d.shimAlias(""))
+}
+
 // linkLocal4 ends like the host's own address: no other host of the LAN that
 // has a shim comes to the same. Without one it is drawn, in the range of RFC
 // 3927 section 2.1.
@@ -444,16 +450,17 @@ func (d *Driver) tryAccess(n *Network) error {
 	return d.kernel.DeleteShim(w.shim)
 }
 
-// recoverShim deletes a shim that no endpoint needs any more.
-func (d *Driver) recoverShim(r *Report, l netlinkutil.Link) {
-	a := d.accessTo(l.Lower)
+// recoverShim deletes the shim of a parent, unless an endpoint needs it. One whose
+// parent has been renamed goes on working, until another link has the name.
+func (d *Driver) recoverShim(r *Report, l netlinkutil.Link, parent string, there bool) {
+	a := d.accessTo(parent)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(d.accessible(l.Lower)) > 0 {
+	if len(d.accessible(parent)) > 0 && (l.Lower == parent || !there) {
 		return
 	}
 	d.log.Infof("delete leftover link %s (%s)", l.Name, l.Alias)
-	err := d.dropShim(a, l.Lower)
+	err := d.dropShim(a, parent)
 	if err != nil {
 		r.left("leftover link %s: %v", l.Name, err)
 		d.log.Errorf("leftover link %s: %v", l.Name, err)
@@ -530,7 +537,10 @@ func (d *Driver) sharedRoutes(ctx context.Context, e *Endpoint, sandbox string, 
 		return given, nil
 	}
 	d.mu.Unlock()
-	_, submitted := d.submit(e.ID, func(e *Endpoint) { e.Sandbox, e.Routes = sandbox, to })
+	_, submitted := d.submit(e.ID, func(e *Endpoint) {
+		e.moveTo(sandbox)
+		e.Routes = to
+	})
 	if submitted == nil {
 		return nil, unknownEndpoint(e.NetworkID, e.ID)
 	}

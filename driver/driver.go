@@ -327,8 +327,11 @@ func (d *Driver) submit(id string, change func(*Endpoint)) (after *Endpoint, sub
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	before := d.endpoints[id]
-	if before == nil {
+	if before == nil || d.networks[before.NetworkID] == nil {
 		return nil, nil
+	}
+	if p := d.presences[id]; p != nil && p.deleted {
+		return nil, nil // or the record would come back on disk
 	}
 	after = new(*before)
 	change(after)

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/sirupsen/logrus"
 
@@ -75,26 +76,30 @@ func (d *Driver) CreateEndpoint(ctx context.Context, req Endpoint) (MAC, error) 
 	if err != nil {
 		return nil, fmt.Errorf("network %s: %w", Short(n.ID), err)
 	}
-	e, known, err := d.register(n, parent, req)
+	e, submitted, err := d.register(n, parent, req)
 	if err != nil {
 		return nil, err
 	}
-	if known {
+	if submitted == nil {
 		d.trust(e)
 		return e.MAC, nil
 	}
 	// Disk and kernel work side by side. A crash between the two leaves
 	// either a link without a record, which Recover deletes, or a record
 	// without a link, which Join mends.
-	submitted := d.store.Submit(put(endpointBucket, e.ID, e))
 	link, err := d.addLink(n, e)
 	if err == nil {
 		if n.Options.HostAccess && link.DeviceID != 0 {
-			e, submitted = d.submit(e.ID, func(e *Endpoint) { e.DeviceID = link.DeviceID })
+			if after, again := d.submit(e.ID, func(e *Endpoint) { e.DeviceID = link.DeviceID }); again != nil {
+				e, submitted = after, again
+			}
 		}
 		err = d.grant(n, e)
 		if err == nil {
 			err = written(ctx, submitted)
+		}
+		if err == nil { // unless dockerd has given it up meanwhile
+			_, _, err = d.endpoint(n.ID, e.ID)
 		}
 		if err != nil {
 			d.deleteLink(e)
@@ -114,32 +119,32 @@ func (d *Driver) CreateEndpoint(ctx context.Context, req Endpoint) (MAC, error) 
 }
 
 // register takes the endpoint's place among the others, with a MAC that no
-// other endpoint of the parent has.
-func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e *Endpoint, known bool, err error) {
+// other endpoint of the parent has. submitted is nil for one that is known.
+func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e *Endpoint, submitted <-chan error, err error) {
 	who := d.identity(req) // asks the IPAM: not under the lock
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if e := d.endpoints[req.ID]; e != nil {
-		return e, true, nil
+		return e, nil, nil
 	}
 	if d.networks[n.ID] != n {
-		return nil, false, d.unknownNetwork(n.ID)
+		return nil, nil, d.unknownNetwork(n.ID)
 	}
 	if err := d.untaken(n, req); err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
 	if err := d.unreserved(n, req); err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
 	if o := d.anyOn(n.parent()); o != nil && n.mode().Alone() {
-		return nil, false, fmt.Errorf("parent %s is passed through to one container at a time, and endpoint %s has it; stop that container first", n.parent(), Short(o.ID))
+		return nil, nil, fmt.Errorf("parent %s is passed through to one container at a time, and endpoint %s has it; stop that container first", n.parent(), Short(o.ID))
 	}
 	e = &req
 	e.ParentIndex = parent.Index
 	switch {
 	case e.MAC != nil:
 		if o := d.withMAC(n, e.MAC); o != nil {
-			return nil, false, fmt.Errorf("--mac-address %v is taken on parent %s by endpoint %s; give another or stop that container", e.MAC, n.parent(), Short(o.ID))
+			return nil, nil, fmt.Errorf("--mac-address %v is taken on parent %s by endpoint %s; give another or stop that container", e.MAC, n.parent(), Short(o.ID))
 		}
 	case n.mode().Alone():
 		e.MAC = MAC(parent.MAC)
@@ -151,7 +156,7 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 	}
 	d.add(e)
 	d.presence(e.ID).born = true
-	return e, false, nil
+	return e, d.store.Submit(put(endpointBucket, e.ID, e)), nil
 }
 
 // untaken refuses an address that another endpoint has. The IPAM does so too,
@@ -344,7 +349,7 @@ func (d *Driver) joins(n *Network, e *Endpoint, sandbox string) error {
 	if e.Sandbox != sandbox {
 		// On disk soon enough: what is lost with the plugin is no more than the way to
 		// the container, and dockerd gives no answer's delay back.
-		after, ok := d.update(e.ID, func(e *Endpoint) { e.Sandbox = sandbox })
+		after, ok := d.update(e.ID, func(e *Endpoint) { e.moveTo(sandbox) })
 		if !ok {
 			return unknownEndpoint(e.NetworkID, e.ID)
 		}
@@ -352,6 +357,14 @@ func (d *Driver) joins(n *Network, e *Endpoint, sandbox string) error {
 	}
 	d.follow(n, e)
 	return nil
+}
+
+// moveTo notes a container that the endpoint is to go to, and nothing is known of
+// its link there.
+func (e *Endpoint) moveTo(sandbox string) {
+	if e.Sandbox != sandbox {
+		e.Sandbox, e.Arrived, e.Interface = sandbox, false, nil
+	}
 }
 
 // Leave only ends what follows the link: dockerd moves it back to the host after
@@ -368,8 +381,10 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID strin
 	n, e := d.networks[networkID], d.endpoints[endpointID]
 	if e == nil || e.NetworkID != networkID {
 		d.mu.Unlock()
+		d.deleteStrayLink(networkID, endpointID)
 		return nil
 	}
+	d.presence(e.ID).deleted = true
 	submitted := d.store.Submit(remove(endpointBucket, e.ID))
 	d.mu.Unlock()
 	d.leaves(endpointID)
@@ -377,6 +392,8 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID strin
 	return d.settle(ctx, submitted, func(err error) {
 		if err == nil {
 			d.drop(e)
+		} else if p := d.presences[endpointID]; p != nil {
+			p.deleted = false
 		}
 	}, func() {
 		if n != nil {
@@ -385,6 +402,26 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID strin
 		}
 		d.logOf(networkID).WithField("endpoint", Short(e.ID)).Info("endpoint deleted")
 	})
+}
+
+// deleteStrayLink deletes the link of an endpoint of which there is no record,
+// whichever state file had one: that is gone or set aside, and dockerd's word is
+// enough that the link is of no use.
+func (d *Driver) deleteStrayLink(networkID, endpointID string) {
+	l, err := d.kernel.Link(linkName(endpointID))
+	if err != nil {
+		return
+	}
+	instance, _, _ := strings.Cut(strings.TrimPrefix(l.Alias, "underlay "), " ")
+	if l.Alias != "underlay "+instance+" "+endpointWords(networkID, endpointID) {
+		return
+	}
+	log := d.logOf(networkID).WithField("endpoint", Short(endpointID))
+	if err := d.kernel.DeleteLink(l.Name); err != nil {
+		log.Errorf("leftover link %s (%s) of an endpoint without a record: %v", l.Name, l.Alias, err)
+		return
+	}
+	log.Infof("deleted leftover link %s (%s) of an endpoint without a record", l.Name, l.Alias)
 }
 
 // EndpointInfo tells a person about an endpoint.

@@ -240,6 +240,12 @@ func (d *Driver) DeleteNetwork(ctx context.Context, id string) error {
 		for _, e := range left {
 			d.drop(e)
 		}
+		for _, o := range d.networks {
+			if o.parent() == n.parent() {
+				return
+			}
+		}
+		delete(d.waiting, n.parent())
 	}, func() {})
 	if err != nil {
 		return err

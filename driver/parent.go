@@ -23,7 +23,11 @@ func (d *Driver) parentAlias() string { return d.alias("parent") }
 func linkName(endpointID string) string { return "ul" + endpointID[:min(len(endpointID), 13)] }
 
 func (d *Driver) endpointAlias(networkID, endpointID string) string {
-	return d.alias("endpoint " + Short(endpointID) + " of network " + Short(networkID))
+	return d.alias(endpointWords(networkID, endpointID))
+}
+
+func endpointWords(networkID, endpointID string) string {
+	return "endpoint " + Short(endpointID) + " of network " + Short(networkID)
 }
 
 // Canonical names the parent of a network to be as the kernel does, not by an

@@ -11,6 +11,7 @@ import (
 // presence is what is known of an endpoint and not kept over a restart.
 type presence struct {
 	born    bool               // made by this process, which would know of a Join
+	deleted bool               // its record is on its way from the disk
 	leaving bool               // dockerd takes its link out of the container, where it is not to be missed
 	doubted time.Time          // since when it seems to have ended; zero if it does not
 	lost    bool               // it has been said that its interface is gone
@@ -164,7 +165,10 @@ func (d *Driver) announceAgain(n *Network, e *Endpoint) {
 func (d *Driver) arrives(n *Network, e *Endpoint) {
 	parent, inside, err := d.inside(n, e.ID, e.Sandbox)
 	d.update(e.ID, func(e *Endpoint) {
-		e.Arrived, e.ParentIndex = true, parent.Index
+		e.Arrived = true
+		if parent.Index != 0 {
+			e.ParentIndex = parent.Index
+		}
 		if err == nil {
 			e.Interface = &inside
 		}

@@ -94,8 +94,9 @@ func (d *Driver) reconcile(s scope) Report {
 		d.keepEndpoints(r, links, s)
 	}
 	for _, l := range links {
-		if l.Alias == d.shimAlias(l.Lower) {
-			d.recoverShim(r, l) // unless it is needed
+		if parent, ok := d.shimOf(l); ok {
+			_, there := links[parent]
+			d.recoverShim(r, l, parent, there)
 		}
 	}
 	d.keepAllAccess(r)
@@ -124,7 +125,7 @@ func (d *Driver) keepHost(r *Report, s scope) (map[string]netlinkutil.Link, erro
 	stood := d.stoodOn()
 	owners := d.owners()
 	for _, l := range listed {
-		if !strings.HasPrefix(l.Alias, d.alias("")) && !unsigned(l) || stood[l.Name] || l.Alias == d.shimAlias(l.Lower) {
+		if _, shim := d.shimOf(l); shim || stood[l.Name] || !strings.HasPrefix(l.Alias, d.alias("")) && !unsigned(l) {
 			continue
 		}
 		if e := owners[l.Name]; e != nil {
@@ -274,7 +275,11 @@ func (d *Driver) owners() map[string]*Endpoint {
 // keepEndpoints looks for the endpoints' interfaces in their containers. links
 // are the host's.
 func (d *Driver) keepEndpoints(r *Report, links map[string]netlinkutil.Link, s scope) {
-	complete := d.locate(r, links)
+	complete := s == all && d.locate(r, links)
+	named := make(map[int]string, len(links))
+	for _, l := range links {
+		named[l.Index] = l.Name
+	}
 	d.mu.Lock()
 	byParent := map[string][]*Endpoint{}
 	for _, e := range d.endpoints {
@@ -285,10 +290,11 @@ func (d *Driver) keepEndpoints(r *Report, links map[string]netlinkutil.Link, s s
 	d.mu.Unlock()
 	for _, parent := range slices.Sorted(maps.Keys(byParent)) {
 		l, there := links[parent]
-		now := footing{l.Index, l.MTU}
-		if d.stands(parent, now) && s == changed {
+		moved := !d.stands(parent, footing{l.Index, l.MTU})
+		if !moved && s == changed {
 			continue
 		}
+		g := ground{parent: l, there: there, moved: moved, named: named}
 		for _, e := range byParent[parent] {
 			if d.ctx.Err() != nil {
 				return
@@ -304,7 +310,7 @@ func (d *Driver) keepEndpoints(r *Report, links map[string]netlinkutil.Link, s s
 				}
 				continue
 			}
-			if err := d.keepEndpoint(r, e, l, there); err != nil {
+			if err := d.keepEndpoint(r, e, g); err != nil {
 				d.stands(parent, footing{}) // another try, with the next change
 			}
 		}
@@ -354,17 +360,35 @@ func (d *Driver) stands(parent string, now footing) bool {
 	return same
 }
 
+// ground is what the interfaces of a parent stand on.
+type ground struct {
+	parent netlinkutil.Link
+	there  bool           // the parent is
+	moved  bool           // it has come or changed since it was looked at
+	named  map[int]string // all links of the host
+}
+
 // keepEndpoint looks after an endpoint whose link is not in the host.
-func (d *Driver) keepEndpoint(r *Report, e *Endpoint, parent netlinkutil.Link, there bool) error {
+func (d *Driver) keepEndpoint(r *Report, e *Endpoint, g ground) error {
 	alias := d.endpointAlias(e.NetworkID, e.ID)
 	inside, err := d.kernel.Inside(e.Sandbox, alias)
+	another := g.there && e.ParentIndex != 0 && e.ParentIndex != g.parent.Index // parent, of the same name
+	former := g.named[e.ParentIndex]                                            // the name that the endpoint's has now, "" if it has gone
 	switch {
 	case err == nil:
 		d.entered = true
 		d.trust(e)
-		if there {
-			d.picture(e.ID, inside, parent)
-			return d.raiseMTU(r, e, inside, parent)
+		switch {
+		case !g.there:
+		case another && former != "":
+			r.left("endpoint %s (%s) is on link %s, which was %s when its container was started; restart the container to have it on what is %s now", Short(e.ID), e.addresses(), former, g.parent.Name, g.parent.Name)
+		case another && e.Interface != nil:
+			return d.rebuild(r, e, g.parent) // has been begun
+		default:
+			d.picture(e.ID, inside, g.parent)
+			if g.moved {
+				return d.raiseMTU(r, e, inside, g.parent)
+			}
 		}
 		return nil
 	case errors.Is(err, netlinkutil.ErrNoSandbox):
@@ -375,7 +399,7 @@ func (d *Driver) keepEndpoint(r *Report, e *Endpoint, parent netlinkutil.Link, t
 		}
 		return nil
 	case errors.Is(err, netlinkutil.ErrNoEntry):
-		if there && e.ParentIndex != 0 && e.ParentIndex != parent.Index {
+		if another && former == "" {
 			d.lost(r, e, err)
 		}
 		return nil
@@ -384,17 +408,22 @@ func (d *Driver) keepEndpoint(r *Report, e *Endpoint, parent netlinkutil.Link, t
 		return err
 	}
 	// The container runs, and has no such interface.
-	if d.isLeaving(e) || !there {
+	if d.isLeaving(e) || !g.there {
 		return nil
 	}
-	if e.Interface == nil {
-		// It may be on its way.
-		if d.doubtful(e) >= d.grace {
-			d.lost(r, e, errors.New("underlay had not seen it there"))
+	if e.Interface != nil && e.ParentIndex != g.parent.Index && former == "" {
+		return d.rebuild(r, e, g.parent)
+	}
+	// It may be on its way. Or dockerd has taken it out, and the plugin was not
+	// there to hear that: it must not be put in again.
+	if d.doubtful(e) >= d.grace {
+		why := "it has not gone with its parent"
+		if e.Interface == nil {
+			why = "underlay had not seen it there"
 		}
-		return nil
+		d.lost(r, e, errors.New(why))
 	}
-	return d.rebuild(r, e, parent)
+	return nil
 }
 
 // rebuild makes the interface of an endpoint again, inside its container.
@@ -471,7 +500,7 @@ func (d *Driver) picture(id string, inside netlinkutil.Interface, parent netlink
 func (d *Driver) lost(r *Report, e *Endpoint, why error) {
 	r.left("endpoint %s (%s) has lost its interface; restart its container: %v", Short(e.ID), e.addresses(), why)
 	if d.firstLoss(e) {
-		d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Errorf("%s has lost its interface with its parent; restart its container (docker restart): %v", e.addresses(), why)
+		d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Errorf("%s has lost its interface; restart its container (docker restart): %v", e.addresses(), why)
 	}
 }
 
@@ -504,18 +533,36 @@ func (d *Driver) end(r *Report, e *Endpoint, why string) {
 	}
 	n := d.networks[e.NetworkID]
 	d.drop(e)
-	d.store.Submit(remove(endpointBucket, e.ID))
+	submitted := d.store.Submit(remove(endpointBucket, e.ID))
 	d.mu.Unlock()
+	d.companions.Go(func() {
+		if err := <-submitted; err != nil {
+			d.endsLater(e, err)
+		}
+	})
 	if n != nil {
 		d.revoke(n, e)
 	}
 	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
-		if p.IsValid() {
+		if p.IsValid() && (n == nil || !n.ForeignIPAM) {
 			d.holdings.Ended(p.Addr())
 		}
 	}
 	r.did("forgot endpoint %s (%s): %s", Short(e.ID), e.addresses(), why)
 	d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Infof("endpoint forgotten (%s): %s", e.addresses(), why)
+}
+
+// endsLater takes the end of an endpoint back whose record is still on disk. The
+// next start would find it there, when the address is another's.
+func (d *Driver) endsLater(e *Endpoint, why error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := d.networks[e.NetworkID]
+	if n == nil || d.endpoints[e.ID] != nil || d.untaken(n, *e) != nil {
+		return
+	}
+	d.add(e)
+	d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Errorf("endpoint has ended and is not forgotten yet (%s): %v", e.addresses(), why)
 }
 
 // Released says that dockerd has released an address: an endpoint that still has
@@ -528,7 +575,7 @@ func (d *Driver) Released(ctx context.Context, addr netip.Addr) error {
 	if e == nil {
 		return nil
 	}
-	if _, err := d.kernel.Link(linkName(e.ID)); errors.Is(err, os.ErrNotExist) && e.Sandbox != "" {
+	if _, err := d.kernel.Link(linkName(e.ID)); err != nil && e.Sandbox != "" {
 		_, err := d.kernel.Inside(e.Sandbox, d.endpointAlias(e.NetworkID, e.ID))
 		if !errors.Is(err, netlinkutil.ErrNoSandbox) && !errors.Is(err, os.ErrNotExist) {
 			return nil // it is there, or who knows

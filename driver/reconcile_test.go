@@ -98,6 +98,7 @@ func TestParentComesBack(t *testing.T) {
 				b.run(one)
 				b.run(two)
 				was := b.kernel.String()
+				synctest.Wait()
 				say.said = nil
 
 				b.kernel.Yank("eth0")

@@ -79,6 +79,11 @@ func (d *Driver) Watch(events Events) {
 func (d *Driver) kernelChanges(events Events, poke func(all bool)) error {
 	return events.Changes(d.ctx, func(c netlinkutil.Change) {
 		if c.Lost {
+			d.mu.Lock()
+			for _, n := range d.networks {
+				d.shaken[n.parent()] = true
+			}
+			d.mu.Unlock()
 			poke(true)
 			return
 		}
@@ -90,7 +95,9 @@ func (d *Driver) kernelChanges(events Events, poke func(all bool)) error {
 		for _, n := range d.networks {
 			if n.standsOn(c.Link.Name) {
 				matters = true
-				d.shaken[n.parent()] = d.shaken[n.parent()] || c.Gone || c.Link.MTU != d.footings[n.parent()].mtu
+			}
+			if c.Link.Name == n.parent() && (c.Gone || c.Link.MTU != d.footings[n.parent()].mtu) {
+				d.shaken[n.parent()] = true
 			}
 		}
 		d.mu.Unlock()

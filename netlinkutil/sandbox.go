@@ -93,8 +93,8 @@ func (h *Host) open(key string) (fd int, err error) {
 	fd, err = unix.Open(path.Join(s.at, name), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		if _, err := os.Stat(s.at); err != nil {
-			return -1, refuse(ErrNoEntry, "the folder of containers' network namespaces is not to be seen: %v", err)
+		if err := s.there(); err != nil {
+			return -1, err
 		}
 		s.forget(name)
 		return -1, refuse(ErrNoSandbox, "network namespace %s is gone", key)
@@ -108,6 +108,19 @@ func (h *Host) open(key string) (fd int, err error) {
 		return -1, err
 	}
 	return fd, nil
+}
+
+// there tells why nothing can be said of what is not in the folder. One that has
+// been deleted, and made anew where a bind mount does not show it, looks empty.
+func (s *sandboxes) there() error {
+	var st unix.Stat_t
+	if err := unix.Stat(s.at, &st); err != nil {
+		return refuse(ErrNoEntry, "the folder of containers' network namespaces is not to be seen: %v", err)
+	}
+	if st.Nlink == 0 {
+		return refuse(ErrNoEntry, "the folder of containers' network namespaces has been deleted since underlay was started; restart underlay once it is there again")
+	}
+	return nil
 }
 
 // check tells why what has been opened as key is no netns of a container.
@@ -179,6 +192,9 @@ func (h *Host) keys() ([]string, error) {
 		return nil, refuse(ErrNoEntry, "containers' network namespaces are not entered")
 	}
 	return bounded(func() (keys []string, err error) {
+		if err := s.there(); err != nil {
+			return nil, err
+		}
 		es, err := os.ReadDir(s.at)
 		if err != nil {
 			return nil, refuse(ErrNoEntry, "the folder of containers' network namespaces is not to be seen: %v", err)

@@ -657,6 +657,28 @@ func TestSandboxPaths(t *testing.T) {
 	refused(t, inside(), netlinkutil.ErrNoEntry)
 }
 
+// A folder that has been deleted and made anew, where a bind mount shows the old
+// one, is empty, and containers run all the same.
+func TestSandboxFolderDeleted(t *testing.T) {
+	newKernel(t)
+	dir, at := filepath.Join(t.TempDir(), "netns"), t.TempDir()
+	ok(t, os.Mkdir(dir, 0o700))
+	ok(t, unix.Mount(dir, at, "", unix.MS_BIND, ""))
+	defer func() { ok(t, unix.Unmount(at, unix.MNT_DETACH)) }()
+	h, err := netlinkutil.Open()
+	ok(t, err)
+	defer h.Close()
+	ok(t, h.EnterSandboxes(dir, at))
+	key := filepath.Join(dir, "0123456789ab")
+	_, err = h.Inside(key, "alias")
+	refused(t, err, netlinkutil.ErrNoSandbox)
+	ok(t, os.Remove(dir))
+	_, err = h.Inside(key, "alias")
+	refused(t, err, netlinkutil.ErrNoEntry, "deleted")
+	_, err = h.InsideAll("")
+	refused(t, err, netlinkutil.ErrNoEntry, "deleted")
+}
+
 // No descriptor is left open, and no thread in a container.
 func TestSandboxLeavesNothing(t *testing.T) {
 	w := newKernel(t)
