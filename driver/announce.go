@@ -80,5 +80,7 @@ func (d *Driver) answer(n *Network) {
 // Close ends what works in the background.
 func (d *Driver) Close() {
 	d.cancel()
+	d.reconciling.Lock() // nor does it begin anything from here
+	defer d.reconciling.Unlock()
 	d.companions.Wait()
 }

@@ -83,6 +83,10 @@ func (d *Driver) reconcile(s scope) Report {
 	d.reconciling.Lock()
 	defer d.reconciling.Unlock()
 	r := &Report{Done: []string{}, Left: []string{}}
+	if d.ctx.Err() != nil {
+		r.left("underlay is being ended")
+		return *r
+	}
 	links, err := d.keepHost(r, s)
 	if err != nil {
 		r.left("links were not looked at: %v", err)
@@ -125,6 +129,9 @@ func (d *Driver) keepHost(r *Report, s scope) (map[string]netlinkutil.Link, erro
 	stood := d.stoodOn()
 	owners := d.owners()
 	for _, l := range listed {
+		if d.ctx.Err() != nil {
+			break
+		}
 		if _, shim := d.shimOf(l); shim || stood[l.Name] || !strings.HasPrefix(l.Alias, d.alias("")) && !unsigned(l) {
 			continue
 		}

@@ -327,3 +327,19 @@ func TestEndOnAFullDisk(t *testing.T) {
 		}
 	})
 }
+
+// A driver that is ended begins nothing.
+func TestReconcileAfterTheEnd(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.create(lan("net", "eth0", mode.Default))
+		b.run(on("net", "one", 10))
+		b.kernel.Yank("eth0")
+		b.plug()
+		was := b.kernel.String()
+		b.Close()
+		b.Reconcile()
+		if got := b.kernel.String(); got != was {
+			t.Errorf("the kernel had\n%s\nand has\n%s", was, got)
+		}
+	})
+}
