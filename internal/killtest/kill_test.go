@@ -78,8 +78,9 @@ func createLAN(d *dockerd) error {
 }
 func createOther(d *dockerd) error { return d.createNetwork("other", "eth1", "10.9.0.0/24") }
 
-// settle is how long the plugin may take for what it frees after its grace.
-const settle = 2*grace + 3*time.Second
+// settle is how long the plugin may take for what it frees: an endpoint whose link
+// dockerd was last told to take into a container is kept for ten graces.
+const settle = 11*grace + 3*time.Second
 
 // run goes through a story on a machine of its own. Where the plugin is killed, the
 // step is ended as dockerd would, and if it has failed, done again as a user
