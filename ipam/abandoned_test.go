@@ -78,6 +78,32 @@ func TestAbandoned(t *testing.T) {
 			b.restart()
 			request(b)
 		}, nil, 1},
+		{"a creation that dockerd was killed at", func(b *bench) {
+			b.NetworkCreated("n0", NetworkPools{Subnets: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")}})
+			b.pool("10.9.0.0/24", "")
+			create(b, "n1")
+			b.Daemon()
+			b.pool("10.9.0.0/24", "")
+			b.later()
+		}, []string{"n1"}, 1},
+		{"and a replay with an error", func(b *bench) {
+			b.pool("10.9.0.0/24", "")
+			b.NetworkCreated("n0", NetworkPools{Subnets: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")}})
+			create(b, "n1")
+			b.Daemon()
+			b.pool("10.9.0.0/24", "")
+			if _, err := b.RequestPool(b.t.Context(), poolRequest("10.0.0.1/24", "")); err == nil {
+				b.t.Error("no error")
+			}
+			b.later()
+		}, nil, 1},
+		{"dockerd connects anew, and a network is made", func(b *bench) {
+			create(b, "n1")
+			b.Daemon()
+			b.pool("10.9.0.0/24", "")
+			b.NetworkCreated("n0", NetworkPools{Subnets: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")}})
+			b.later()
+		}, nil, 1},
 		{"a replay of what had been let go of", func(b *bench) {
 			for _, id := range create(b, "n1") {
 				b.release(id)
@@ -97,6 +123,9 @@ func TestAbandoned(t *testing.T) {
 			b.later()
 			if got := b.Snapshot().Pools[0].Refs; got != test.refs {
 				t.Errorf("the pool has %d networks, want %d", got, test.refs)
+			}
+			if test.name == "a creation that dockerd was killed at" {
+				return // what dockerd has asked for is known until the plugin ends
 			}
 			b.restart()
 			b.later()

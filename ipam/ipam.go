@@ -85,6 +85,7 @@ type IPAM struct {
 	daemon    uint64                               // dockerd's generation: how often it has connected
 	heard     time.Time                            // when it connected, or went on with its replay
 	replayed  uint64                               // the latest generation known to have replayed its networks
+	flawed    uint64                               // the latest generation that was refused a pool, which may have been a replay's
 	knows     bool                                 // the networks: see Know
 	timed     bool                                 // a clearing of leftovers is due
 	taken     map[netip.Addr]string                // by the host itself; see Host

@@ -169,8 +169,9 @@ func (i *IPAM) namedBy(p *pool, addr netip.Addr) []string {
 // shortID is how people know a network's or container's ID.
 func shortID(id string) string { return id[:min(12, len(id))] }
 
-// Abandoned returns the networks whose pools dockerd has released, all of them:
-// it deletes them next, or their creation has failed.
+// Abandoned returns the networks whose pools dockerd has released, all of them: it
+// deletes them next, or their creation has failed. So has that of networks for
+// which dockerd, restarted, has not asked again as it has for others.
 func (i *IPAM) Abandoned() (ids []string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -178,7 +179,7 @@ func (i *IPAM) Abandoned() (ids []string) {
 		subnets := i.networks[id].Subnets
 		released := func(subnet netip.Prefix) bool {
 			p := i.pool(subnet)
-			return p != nil && p.released[id] && p.settled == nil
+			return p != nil && p.settled == nil && (p.released[id] || p.daemon < i.replayed && i.flawed < i.replayed)
 		}
 		if len(subnets) > 0 && !slices.ContainsFunc(subnets, func(s netip.Prefix) bool { return !released(s) }) {
 			ids = append(ids, id)

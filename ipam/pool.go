@@ -123,7 +123,14 @@ func checkSubnet(subnet, within netip.Prefix) error {
 // RequestPool holds a pool for a network about to be created, or, in a replay,
 // for one that dockerd knows already. A subnet has one pool however many
 // networks name it.
-func (i *IPAM) RequestPool(ctx context.Context, r PoolRequest) (Pool, error) {
+func (i *IPAM) RequestPool(ctx context.Context, r PoolRequest) (_ Pool, err error) {
+	defer func() {
+		if err != nil {
+			i.mu.Lock()
+			i.flawed = i.daemon
+			i.mu.Unlock()
+		}
+	}()
 	if err := r.check(); err != nil {
 		return Pool{}, err
 	}
