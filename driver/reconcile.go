@@ -138,6 +138,7 @@ func (d *Driver) keepHost(r *Report, s scope) (map[string]netlinkutil.Link, erro
 		if e := owners[l.Name]; e != nil {
 			switch {
 			case s == started && e.Arrived:
+				d.doubtful(e)
 				d.end(r, e, "its container stopped while the plugin was away")
 			default:
 				d.doubt(r, e, "dockerd has not moved its link to a container, or has moved it back")
@@ -528,14 +529,9 @@ func (d *Driver) doubt(r *Report, e *Endpoint, why string) {
 // end forgets an endpoint that has ended without a word from dockerd, with its
 // link and all it held.
 func (d *Driver) end(r *Report, e *Endpoint, why string) {
-	if err := d.kernel.DeleteLink(linkName(e.ID)); err != nil {
-		r.left("link %s of an endpoint that has ended: %v", linkName(e.ID), err)
-		d.log.Errorf("link %s of an endpoint that has ended: %v", linkName(e.ID), err)
-		return
-	}
 	d.mu.Lock()
-	if d.endpoints[e.ID] != e {
-		d.mu.Unlock()
+	if d.endpoints[e.ID] != e || d.presence(e.ID).doubted.IsZero() {
+		d.mu.Unlock() // dockerd has come back to it just now
 		return
 	}
 	n := d.networks[e.NetworkID]
@@ -547,6 +543,10 @@ func (d *Driver) end(r *Report, e *Endpoint, why string) {
 			d.endsLater(e, err)
 		}
 	})
+	if err := d.kernel.DeleteLink(linkName(e.ID)); err != nil { // the next time it is nobody's
+		r.left("link %s of an endpoint that has ended: %v", linkName(e.ID), err)
+		d.log.Errorf("link %s of an endpoint that has ended: %v", linkName(e.ID), err)
+	}
 	if n != nil {
 		d.revoke(n, e)
 	}

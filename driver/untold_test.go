@@ -343,3 +343,26 @@ func TestReconcileAfterTheEnd(t *testing.T) {
 		}
 	})
 }
+
+// dockerd comes back to an endpoint in the moment in which it is given up: it is
+// told that it is too late, or keeps all of it.
+func TestJoinsAtTheEnd(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.create(lan("net", "eth0", mode.Default))
+		e := on("net", "one", 10)
+		if _, err := b.CreateEndpoint(ctx, e); err != nil {
+			t.Fatal(err)
+		}
+		b.Reconcile()
+		time.Sleep(time.Minute)
+		var err error
+		b.Driver.kernel = &hooked{Kernel: b.kernel, deleting: func() {
+			_, err = b.Join(ctx, e.NetworkID, e.ID, sandbox(e.ID))
+		}}
+		b.Reconcile()
+		refused(t, err, "is unknown to underlay; restart the container")
+		if len(b.Snapshot().Endpoints) != 0 {
+			t.Error("it has no link, and is there")
+		}
+	})
+}
