@@ -50,8 +50,9 @@ func (b *boot) load() bool {
 // Tests that take long are run in one suite alone, unless they are asked for by
 // name. (An expression of -test.skip.)
 const (
-	notYoung = `^TestReinstalled$|^TestUpgrade$/previous|^TestParents$/^(flapped|VLAN|MTU|renamed|plugin|REBUILD)`
-	notOld   = `^TestReboot|^TestUpgrade$/format`
+	notYoung = `^TestReinstalled$|^TestUpgrade$/previous|^TestParents$/^(flapped|VLAN|MTU|renamed|plugin|REBUILD)` +
+		`|^TestLeftovers$|^TestComposeFiles$|^TestRefusals$|^TestReachRefusals$|^TestRouteRefusals$`
+	notOld = `^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$`
 )
 
 // begin runs all tests that need no reboot and then, if any of them is asked
