@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -101,10 +102,9 @@ func (p *Plugin) releaseAddress(ctx context.Context, req wire.ReleaseAddressRequ
 	if err != nil {
 		return none{}, err
 	}
-	if err := p.parts.driver.Released(ctx, addr); err != nil {
-		return none{}, err
-	}
-	return none{}, p.parts.ipam.ReleaseAddress(ctx, req.PoolID, addr)
+	// dockerd does not repeat a release: the one is tried whatever becomes of the
+	// other. The IPAM keeps an address that an endpoint has.
+	return none{}, errors.Join(p.parts.driver.Released(ctx, addr), p.parts.ipam.ReleaseAddress(ctx, req.PoolID, addr))
 }
 
 func poolPrefix(flag, text string) (netip.Prefix, error) {
