@@ -17,7 +17,7 @@ import (
 
 var (
 	only  = flag.String("kill", "", "the number, a range of numbers such as 100-120, or the name of the points to be killed at alone")
-	every = flag.Int("kill.every", 0, "one of how many points is taken (default: 2, on emulated processors 24)")
+	every = flag.Int("kill.every", 0, "one of how many points is taken (default: 2, on emulated processors 60)")
 	words = flag.Bool("kill.words", false, "print what the plugin said")
 	side  = flag.Int("kill.at-once", 16, "how many runs there are at a time")
 )
@@ -237,7 +237,7 @@ func TestKill(t *testing.T) {
 		*side = min(*side, 6)
 	}
 	if *every == 0 {
-		*every = map[bool]int{false: 2, true: 24}[emulated]
+		*every = map[bool]int{false: 2, true: 60}[emulated]
 	}
 	points := list(t)
 	chosen := slices.DeleteFunc(slices.Clone(points), func(p point) bool {
