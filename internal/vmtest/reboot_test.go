@@ -53,6 +53,9 @@ const (
 	notYoung = `^TestReinstalled$|^TestUpgrade$/previous|^TestParents$/^(flapped|VLAN|MTU|renamed|plugin|REBUILD)` +
 		`|^TestLeftovers$|^TestComposeFiles$|^TestRefusals$|^TestReachRefusals$|^TestRouteRefusals$`
 	notOld = `^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$`
+
+	// Those that are run when asked for by name alone.
+	named = `^TestKill(Daemon|Plugin)$`
 )
 
 // begin runs all tests that need no reboot and then, if any of them is asked
@@ -64,11 +67,11 @@ func (b *boot) begin(m *testing.M) int {
 		skips = append(skips, skip)
 	}
 	if run == "" {
-		skips = append(skips, map[bool]string{true: notYoung, false: notOld}[release >= 28])
+		skips = append(skips, map[bool]string{true: notYoung, false: notOld}[release >= 28], named)
 	}
 	asked := slices.ContainsFunc(boots, func(name string) bool {
-		named := func(by string) bool { return regexp.MustCompile(strings.Split(by, "/")[0]).MatchString(name) }
-		return named(run) && !slices.ContainsFunc(skips, named)
+		matches := func(by string) bool { return regexp.MustCompile(strings.Split(by, "/")[0]).MatchString(name) }
+		return matches(run) && !slices.ContainsFunc(skips, matches)
 	})
 	if run != "^TestReboot" {
 		flag.Set("test.skip", strings.Join(append(skips, "^TestReboot"), "|"))
