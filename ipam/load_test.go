@@ -218,11 +218,7 @@ func TestLoading(t *testing.T) {
 	}
 	start := time.Now()
 	b.restart()
-	took := time.Since(start)
-	t.Logf("%d addresses in %v", n, took)
-	if took > 5*time.Second { // a fifth of a second on an idle machine without the race detector
-		t.Errorf("loading %d addresses took %v", n, took)
-	}
+	t.Logf("%d addresses in %v", n, time.Since(start))
 	if held := b.Snapshot().Pools[0].Held; held != n {
 		t.Errorf("%d are held", held)
 	}
