@@ -51,8 +51,9 @@ func (b *boot) load() bool {
 // name. (An expression of -test.skip.)
 const (
 	notYoung = `^TestReinstalled$|^TestUpgrade$/previous|^TestParents$/^(flapped|VLAN|MTU|renamed|plugin|REBUILD)` +
-		`|^TestLeftovers$|^TestComposeFiles$|^TestRefusals$|^TestReachRefusals$|^TestRouteRefusals$`
-	notOld = `^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$`
+		`|^TestLeftovers$|^TestComposeFiles$|^TestRefusals$|^TestReachRefusals$|^TestRouteRefusals$` +
+		`|^TestVLAN(s|Order|Names)$|^TestSquatters|^TestBurst$|^TestBlind$|^TestHairpinProbes$`
+	notOld = `^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$|^TestModes$|^TestProxy$|^TestSoak$`
 
 	// Those that are run when asked for by name alone.
 	named = `^TestKill(Daemon|Plugin)$`

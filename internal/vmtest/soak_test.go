@@ -23,7 +23,7 @@ import (
 // and the kernel must say the same, and it must be what the model says.
 var (
 	soakSeed  = flag.Uint64("soak.seed", 1, "draws what the soak does")
-	soakFor   = flag.Duration("soak.for", 0, "how long the soak goes on (default: 3m20s with Docker 28, 20s with others)")
+	soakFor   = flag.Duration("soak.for", 0, "how long the soak goes on (default: 5m with Docker 28, 20s with others)")
 	soakSteps = flag.Int("soak.steps", 1<<30, "how many steps the soak takes at most")
 )
 
@@ -32,7 +32,7 @@ func TestSoak(t *testing.T) {
 	if lasts == 0 {
 		// In one suite of the three.
 		if lasts = 20 * time.Second; release >= 28 && !testing.Short() {
-			lasts = 200 * time.Second
+			lasts = 5 * time.Minute
 		}
 	}
 	withoutBase(t)
