@@ -116,7 +116,7 @@ func TestUpgrade(t *testing.T) {
 
 	var c1, c2, c3 container
 	for _, from := range []string{previousDir, formatDir} {
-		if _, err := os.Stat(from); err != nil {
+		if _, err := os.Stat(from); err != nil && from == formatDir { // no history
 			continue
 		}
 		t.Run(filepath.Base(from), func(t *testing.T) {
