@@ -88,7 +88,7 @@ func (p *Plugin) requestAddress(ctx context.Context, req wire.RequestAddressRequ
 		}
 		// Whether another driver's container lives cannot be known here, and so
 		// not when its address is free again.
-		return res, fmt.Errorf("no network of the underlay driver is on %v, and its IPAM driver serves no others; create the network with underlay for both", subnet)
+		return res, fmt.Errorf("underlay knows no network on %v: it was made with another driver, or before the plugin was last installed; docker network rm and create it again, with underlay for both -d and --ipam-driver", subnet)
 	}
 	addr, err := p.parts.ipam.RequestAddress(ctx, r)
 	if err != nil {

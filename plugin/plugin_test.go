@@ -111,7 +111,7 @@ func TestOtherDriversAreNotServed(t *testing.T) {
 	b := newBench(t)
 	p := must[wire.RequestPoolResponse](b, "IpamDriver.RequestPool", object{"Pool": "192.168.50.0/24"})
 	_, err := b.call("IpamDriver.RequestAddress", object{"PoolID": p.PoolID})
-	if err == nil || !strings.Contains(err.Error(), "serves no others") {
+	if err == nil || !strings.Contains(err.Error(), "underlay knows no network on") {
 		t.Errorf("error %v", err)
 	}
 }

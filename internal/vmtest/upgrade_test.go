@@ -245,9 +245,9 @@ func TestReinstalled(t *testing.T) {
 		refused(t, err, what, `create it again`)
 		t.Logf("a container on a network of the plugin before: %v", err)
 	}
-	late(`unknown pool`)
+	late(`underlay knows no network on 192.168.50.0/24`)
 	restart(t, syscall.SIGTERM, "--live-restore")
-	late(`network [0-9a-f]{12} is unknown`)
+	late(`underlay knows no network on 192.168.50.0/24`)
 	held := strings.Join(state(t), "\n")
 	t.Logf("after Docker's replay the plugin holds\n%s", held)
 	for _, want := range []string{"192.168.50.0/24", "192.168.50.70", "192.168.10.0/24", "192.168.10.70"} {
