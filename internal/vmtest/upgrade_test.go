@@ -103,10 +103,13 @@ func TestUpgrade(t *testing.T) {
 	newer := push("newer", pluginDir)
 	own := version(t)
 	t.Cleanup(func() { installFrom(t, pluginDir) })
-	change := func(t *testing.T, to string) {
+	change := func(t *testing.T, to string, away ...func()) {
 		t.Helper()
 		start := time.Now()
 		docker(t, "plugin", "disable", "-f", plugin)
+		for _, f := range away {
+			f()
+		}
 		docker(t, "plugin", "upgrade", "--grant-all-permissions", "--skip-remote-check", plugin, to)
 		if out, err := tryDocker("plugin", "enable", plugin); err != nil {
 			t.Logf("enabled with %v: %s", err, out)
@@ -171,10 +174,8 @@ func TestUpgrade(t *testing.T) {
 
 			if from == formatDir {
 				file := stateFile(t)
-				docker(t, "plugin", "disable", "-f", plugin)
-				sum := do(t, "", "sha256sum <"+file)
-				docker(t, "plugin", "enable", plugin)
-				change(t, push("older", from))
+				var sum string
+				change(t, push("older", from), func() { sum = do(t, "", "sha256sum <"+file) })
 				_, err := tryDocker("network", "create", "-d", plugin, "--ipam-driver", plugin, "--subnet", "10.5.0.0/24", "refused")
 				refused(t, err, `a later underlay has written it`, `install that version again`)
 				if is := do(t, "", "sha256sum <"+file); is != sum {
