@@ -12,6 +12,7 @@ import (
 type presence struct {
 	born    bool               // made by this process, which would know of a Join
 	deleted bool               // its record is on its way from the disk
+	adrift  bool               // dockerd has been restarted since Join, and does not go on with the start
 	leaving bool               // dockerd takes its link out of the container, where it is not to be missed
 	doubted time.Time          // since when it seems to have ended; zero if it does not
 	lost    bool               // it has been said that its interface is gone
@@ -36,6 +37,30 @@ func (d *Driver) presence(id string) *presence {
 		}
 	}
 	return p
+}
+
+// DaemonConnected says that dockerd has connected, and so has been restarted or
+// has the plugin enabled anew: a start that was under way before is not gone on
+// with.
+func (d *Driver) DaemonConnected() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id, e := range d.endpoints {
+		if e.starting() {
+			d.presence(id).adrift = true
+		}
+	}
+}
+
+// starting tells whether an endpoint has joined a container and its link has not
+// been seen there.
+func (e *Endpoint) starting() bool { return e.Sandbox != "" && !e.Arrived }
+
+// isStarting tells whether it may still arrive.
+func (d *Driver) isStarting(e *Endpoint) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return e.starting() && !d.presence(e.ID).adrift
 }
 
 // trust takes back a doubt: dockerd has called, or the link has been seen.
@@ -108,7 +133,7 @@ func (d *Driver) accompany(id string) (context.Context, context.CancelFunc) {
 	if p.cancel != nil {
 		p.cancel()
 	}
-	p.cancel, p.leaving = cancel, false
+	p.cancel, p.leaving, p.adrift = cancel, false, false
 	if d.endpoints[id] == nil {
 		cancel()
 	}

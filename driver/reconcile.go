@@ -516,7 +516,7 @@ func (d *Driver) lost(r *Report, e *Endpoint, why error) {
 // the grace period.
 func (d *Driver) doubt(r *Report, e *Endpoint, why string) {
 	wait := d.grace
-	if e.Sandbox != "" && !e.Arrived {
+	if d.isStarting(e) {
 		wait *= startingGraces
 	}
 	if doubted := d.doubtful(e); doubted < wait {

@@ -270,6 +270,15 @@ func TestEndOfEndpoints(t *testing.T) {
 			b.CreateEndpoint(ctx, e)
 			b.Join(ctx, e.NetworkID, e.ID, sandbox(e.ID))
 		}},
+		{name: "joined and not moved, dockerd restarted", ends: true, after: time.Minute, do: func(b *bench) {
+			b.CreateEndpoint(ctx, e)
+			b.Join(ctx, e.NetworkID, e.ID, sandbox(e.ID))
+			b.DaemonConnected()
+		}},
+		{name: "dockerd restarted, containers live on", do: func(b *bench) {
+			b.run(e)
+			b.DaemonConnected()
+		}},
 		{name: "moved back, no word", ends: true, after: time.Minute, do: func(b *bench) {
 			b.run(e)
 			b.kernel.Return(linkName(e.ID))

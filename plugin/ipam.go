@@ -46,6 +46,7 @@ func (p *Plugin) ipamCapabilities(ctx context.Context, _ none) (ipamCapabilities
 	connected := func() {
 		if <-p.loaded; p.failed.Load() == nil {
 			p.parts.ipam.Daemon()
+			p.parts.driver.DaemonConnected()
 		}
 	}
 	if p.ready(ctx) == nil {
