@@ -9,7 +9,9 @@
 //
 // A skipped test counts as skipped where the same test passed in another step
 // (in a VM, whose kernel lacks nothing), or, when no VM was run, where it says
-// what this kernel lacks; else it counts as failed. The exit status is 1 when a test
+// what this kernel lacks; else it counts as failed. A test that failed counts as
+// flaky, and is listed as such, if it passed in the step of that name and " again",
+// which has run it once more. The exit status is 1 when a test
 // or a step failed.
 package main
 

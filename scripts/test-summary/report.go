@@ -4,8 +4,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 )
+
+// again ends the name of a step in which the tests that failed in another were run
+// once more.
+const again = " again"
 
 // report prints the summary and tells whether all went well.
 func report(w io.Writer, steps []step) bool {
@@ -25,7 +30,7 @@ func report(w io.Writer, steps []step) bool {
 	}
 
 	var nPassed, nFailed, nSkipped int
-	var failures, skips strings.Builder
+	var failures, skips, flakes strings.Builder
 	fmt.Fprintf(w, "%-14s %8s %8s %8s %8s\n", "step", "passed", "failed", "skipped", "seconds")
 	for _, s := range steps {
 		var p, f, k int
@@ -44,10 +49,15 @@ func report(w io.Writer, steps []step) bool {
 				f++
 				fmt.Fprintf(&failures, "  %s %s %s: skipped, and nothing else covers it: %s\n", s.name, t.pkg, t.name, reason(t))
 			default:
-				f++
-				fmt.Fprintf(&failures, "  %s %s %s\n", s.name, t.pkg, t.name)
+				to := &failures
+				if i := slices.IndexFunc(steps, func(o step) bool { return o.name == s.name+again }); i >= 0 && steps[i].passes(t.name) {
+					to = &flakes
+				} else {
+					f++
+				}
+				fmt.Fprintf(to, "  %s %s %s\n", s.name, t.pkg, t.name)
 				for _, line := range t.output {
-					fmt.Fprintf(&failures, "      %s\n", cut(line))
+					fmt.Fprintf(to, "      %s\n", cut(line))
 				}
 			}
 		}
@@ -61,6 +71,9 @@ func report(w io.Writer, steps []step) bool {
 	if skips.Len() > 0 {
 		fmt.Fprintf(w, "\nskipped:\n%s", skips.String())
 	}
+	if flakes.Len() > 0 {
+		fmt.Fprintf(w, "\nflaky: failed, and passed when run again, which is a fault to be found:\n%s", flakes.String())
+	}
 	if failures.Len() > 0 {
 		fmt.Fprintf(w, "\nfailed:\n%s", failures.String())
 	}
@@ -70,6 +83,21 @@ func report(w io.Writer, steps []step) bool {
 	}
 	fmt.Fprintln(w)
 	return nFailed == 0
+}
+
+// passes tells whether a test, or else what there is below it, passed in a step.
+func (s step) passes(name string) bool {
+	any := false
+	for _, t := range s.tests {
+		if t.name != name && !strings.HasPrefix(t.name, name+"/") {
+			continue
+		}
+		if t.outcome != passed {
+			return false
+		}
+		any = true
+	}
+	return any && len(s.broken) == 0
 }
 
 // reason is what a skipped test said last.

@@ -41,6 +41,13 @@ func TestReport(t *testing.T) {
 		{"a build error", []step{{name: "a", exit: 1}},
 			[]string{`{"Action":"fail","Package":"underlay/driver"}` + "\n"}, "0 passed, 1 failed", false},
 		{"a VM that never came up", []step{{name: "vm:sid", exit: 125}}, []string{""}, "0 passed, 1 failed", false},
+		{"failed, and passed when run again", []step{{name: "vm:sid", exit: 1}, {name: "vm:sid again"}},
+			[]string{"--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/b (0.00s)\n    --- PASS: TestA/c (0.00s)\n--- FAIL: TestB (0.00s)\n",
+				"--- PASS: TestA (0.00s)\n    --- PASS: TestA/b (0.00s)\n    --- PASS: TestA/c (0.00s)\n--- PASS: TestB (0.00s)\n"}, "4 passed, 0 failed", true},
+		{"failed twice", []step{{name: "vm:sid", exit: 1}, {name: "vm:sid again", exit: 1}},
+			[]string{"--- FAIL: TestA (0.00s)\n", "--- FAIL: TestA (0.00s)\n"}, "0 passed, 2 failed", false},
+		{"failed, and passed elsewhere", []step{{name: "vm:sid", exit: 1}, {name: "vm:trixie"}},
+			[]string{"--- FAIL: TestA (0.00s)\n", "--- PASS: TestA (0.00s)\n"}, "1 passed, 1 failed", false},
 		{"nothing run", []step{{name: "unit"}}, []string{""}, "0 passed, 1 failed", false},
 	}
 	for _, tt := range tests {
