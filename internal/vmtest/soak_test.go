@@ -516,7 +516,8 @@ func (s *soak) disablePlugin() bool {
 func (s *soak) endDaemon() bool {
 	sig := []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}[s.rng.IntN(2)]
 	live := s.rng.IntN(2) == 0
-	survive := (sig == syscall.SIGKILL || s.live) && live
+	alive := sig == syscall.SIGKILL || s.live // containers, when dockerd starts
+	survive := alive && live
 	s.what = fmt.Sprintf("dockerd gets %v (live-restore %t), and starts with live-restore %t", sig, s.live, live)
 	s.fault = time.Now()
 	s.counts.daemon++
@@ -527,13 +528,18 @@ func (s *soak) endDaemon() bool {
 	restart(s.T, sig, args...)
 	s.live = live
 	for _, name := range slices.Sorted(maps.Keys(s.guests)) {
-		s.booted(s.guests[name], survive)
+		s.booted(s.guests[name], alive, survive)
 	}
 	return true
 }
 
 // booted says what becomes of a guest when dockerd boots.
-func (s *soak) booted(g *guest, survive bool) {
+func (s *soak) booted(g *guest, alive, survive bool) {
+	if g.policy == "unless-stopped" && g.runs && alive && !survive {
+		// dockerd ends what it finds alive as docker stop would, and then counts it
+		// as stopped by a user (moby, daemon/kill.go, killWithSignal).
+		g.unsure, g.touched = true, true
+	}
 	g.asked = g.unsure
 	switch {
 	case survive && g.runs:
