@@ -137,6 +137,7 @@ type soak struct {
 	fault  time.Time // the last one, which may leave something
 	// aging is what the plugin took before its end in this step.
 	aging *process
+	young *process // what it took after its last start
 }
 
 // extra is something left behind: the plugin is given time to be certain.
@@ -489,11 +490,17 @@ func (s *soak) crash() bool {
 // aged is a step that ends the plugin, which is asked before what it takes.
 func (s *soak) aged(step func() bool) func() bool {
 	return func() bool {
-		s.aging = &process{}
-		if err := s.ask("/Underlay.Process", s.aging); err != nil {
-			s.Error(err)
+		// What follows a start for some seconds is no growth.
+		for try := 0; ; try++ {
+			s.aging = &process{}
+			if err := s.ask("/Underlay.Process", s.aging); err != nil {
+				s.Error(err)
+			}
+			if s.young == nil || try == 20 || s.aging.Goroutines <= s.young.Goroutines+4 && s.aging.Descriptors <= s.young.Descriptors+4 {
+				return step()
+			}
+			time.Sleep(time.Second / 2)
 		}
-		return step()
 	}
 }
 
@@ -941,6 +948,7 @@ func (s *soak) grown(before process, goroutines, descriptors int) error {
 	if err := s.ask("/Underlay.Process", &after); err != nil {
 		return err
 	}
+	s.young = &after
 	fmt.Printf("soak: the plugin had %d goroutines, %d descriptors, %d KiB, and has %d, %d, %d since its start\n",
 		before.Goroutines, before.Descriptors, before.HeapBytes>>10, after.Goroutines, after.Descriptors, after.HeapBytes>>10)
 	if before.Goroutines > after.Goroutines+goroutines || before.Descriptors > after.Descriptors+descriptors {
