@@ -185,6 +185,30 @@ func TestVLANDeletedBySomebody(t *testing.T) {
 	})
 }
 
+// The name of a VLAN link may be a derived one, which does not show what it is on:
+// that of a USB NIC is as long as a name can be.
+func TestNICOfADerivedVLANNameComesBack(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		const nic = "enx00163e000004"
+		b.kernel.AddNIC(nic)
+		n := lan("net", nic, mode.Default)
+		n.Options.VLAN = 10
+		b.create(n)
+		e := on("net", "one", 10)
+		b.run(e)
+		go b.Watch(b.kernel)
+		time.Sleep(time.Second)
+		b.kernel.Yank(nic)
+		time.Sleep(time.Second)
+		b.kernel.AddNIC(nic)
+		time.Sleep(reconcileAfter + 10*time.Millisecond)
+		synctest.Wait()
+		if _, err := b.inside(e); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // The interface is as it was last seen, whatever dockerd and the container have
 // done to it, but not as it was while its parent had no carrier.
 func TestInterfaceIsAsLastSeen(t *testing.T) {

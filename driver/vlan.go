@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 
 	"underlay/internal/options"
@@ -143,9 +142,10 @@ func (n *Network) links() []string {
 	return names
 }
 
-// standsOn tells whether a link is the network's parent, or below that.
+// standsOn tells whether a link is the network's parent, or below that. Of a
+// parent that -o vlan asks for, the name may be derived and not show that.
 func (n *Network) standsOn(link string) bool {
-	return n.parent() == link || slices.Contains(n.links(), link) || strings.HasPrefix(n.parent(), link+".")
+	return link == n.parent() || link == n.Options.Parent || strings.HasPrefix(n.Options.Parent, link+".")
 }
 
 // vlanOf is an example of a VLAN parent beside the given one.
