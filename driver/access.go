@@ -141,10 +141,7 @@ func (d *Driver) linkLocal6(parent string) netip.Addr {
 // hostRoutes are the host's to an endpoint.
 func (w way) hostRoutes(e *Endpoint) (routes []netlinkutil.HostRoute) {
 	defer func() { routes = append(routes, w.selfMade(e, routes)...) }()
-	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
-		if !p.IsValid() {
-			continue
-		}
+	for _, p := range e.prefixes() {
 		r := netlinkutil.HostRoute{Addr: p.Addr(), MAC: net.HardwareAddr(e.MAC)}
 		if r.MAC == nil {
 			r.MAC = net.HardwareAddr(w.neighbour)
@@ -241,10 +238,7 @@ func (w way) selfMade(e *Endpoint, known []netlinkutil.HostRoute) (routes []netl
 
 // containerRoutes are an endpoint's to the host.
 func (w way) containerRoutes(e *Endpoint) (routes []Route) {
-	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
-		if !p.IsValid() {
-			continue
-		}
+	for _, p := range e.prefixes() {
 		by := w.nextHop(p.Addr())
 		if by.IsValid() {
 			routes = append(routes, Route{Destination: alone(by)})
@@ -277,7 +271,7 @@ func (d *Driver) grant(n *Network, e *Endpoint) error {
 	a := d.accessTo(n.parent())
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	log := d.logOf(n.ID).WithField("endpoint", Short(e.ID))
+	log := d.logOfEndpoint(n.ID, e.ID)
 	if err = a.reach(d.kernel, w, e, log); errors.Is(err, os.ErrNotExist) {
 		a.ready = false // somebody has deleted the shim
 		err = a.reach(d.kernel, w, e, log)
@@ -318,7 +312,7 @@ func (d *Driver) revoke(n *Network, e *Endpoint) {
 	if !n.Options.HostAccess {
 		return
 	}
-	log := d.logOf(n.ID).WithField("endpoint", Short(e.ID))
+	log := d.logOfEndpoint(n.ID, e.ID)
 	a := d.accessTo(n.parent())
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -356,15 +350,8 @@ func (d *Driver) dropShim(a *access, parent string) error {
 }
 
 // accessible are the endpoints of a parent that have host access.
-func (d *Driver) accessible(parent string) (all []*Endpoint) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, e := range d.lodgers[parent] {
-		if n := d.networks[e.NetworkID]; n != nil && n.Options.HostAccess {
-			all = append(all, e)
-		}
-	}
-	return all
+func (d *Driver) accessible(parent string) []*Endpoint {
+	return d.on(parent, func(n *Network) bool { return n.Options.HostAccess })
 }
 
 // keepAccess brings the host access of a parent in line with the records.
@@ -460,10 +447,8 @@ func (d *Driver) recoverShim(r *Report, l netlinkutil.Link, parent string, there
 		return
 	}
 	d.log.Infof("delete leftover link %s (%s)", l.Name, l.Alias)
-	err := d.dropShim(a, parent)
-	if err != nil {
-		r.left("leftover link %s: %v", l.Name, err)
-		d.log.Errorf("leftover link %s: %v", l.Name, err)
+	if err := d.dropShim(a, parent); err != nil {
+		r.failed(d.log, "leftover link %s: %v", l.Name, err)
 		return
 	}
 	r.did("deleted leftover link %s", l.Name)
@@ -477,8 +462,8 @@ func (d *Driver) keepAllAccess(r *Report) {
 	for parent := range d.accesses {
 		parents[parent] = true
 	}
-	for _, e := range d.endpoints {
-		if n := d.networks[e.NetworkID]; n != nil && n.Options.HostAccess {
+	for _, n := range d.networks {
+		if n.Options.HostAccess {
 			parents[n.parent()] = true
 		}
 	}

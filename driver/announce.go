@@ -36,15 +36,12 @@ func (d *Driver) announced(n *Network) bool {
 // announce tells the LAN of an endpoint whose link is up in its container, until
 // it has been heard or ctx ends.
 func (d *Driver) announce(ctx context.Context, n *Network, e *Endpoint) {
-	log := d.logOf(n.ID).WithField("endpoint", Short(e.ID))
+	log := d.logOfEndpoint(n.ID, e.ID)
 	for k := range announcements {
 		if k > 0 && !sleep(ctx, announceEvery) {
 			return
 		}
-		for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
-			if !p.IsValid() {
-				continue
-			}
+		for _, p := range e.prefixes() {
 			if err := d.announcer.Announce(n.parent(), p.Addr(), net.HardwareAddr(e.MAC)); err != nil {
 				log.Warnf("%v not announced to the LAN: %v", p.Addr(), err)
 			}
@@ -67,10 +64,8 @@ func (d *Driver) answer(n *Network) {
 		if n == nil || !n.Options.Proxy {
 			continue
 		}
-		for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
-			if p.IsValid() {
-				addrs[n.parent()] = append(addrs[n.parent()], p.Addr())
-			}
+		for _, p := range e.prefixes() {
+			addrs[n.parent()] = append(addrs[n.parent()], p.Addr())
 		}
 	}
 	d.mu.Unlock()

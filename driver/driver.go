@@ -129,10 +129,14 @@ func New(kernel Kernel, st *store.Store, c Config) (*Driver, error) {
 		accesses: map[string]*access{}, presences: map[string]*presence{}, waiting: map[string]Absence{}, shaken: map[string]bool{}, footings: map[string]footing{},
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	rebooted, err := d.loadInstance(c.Boot)
+	boot, changes, err := d.loadInstance()
 	if err != nil {
 		return nil, err
 	}
+	if boot != c.Boot {
+		changes = append(changes, store.Change{Bucket: driverBucket, Key: []byte("boot"), Value: []byte(c.Boot)})
+	}
+	rebooted, ended := boot != c.Boot && boot != "" && c.Boot != "", 0
 	err = st.Each(networkBucket, func(key, value []byte) error {
 		n := &Network{}
 		if err := json.Unmarshal(value, n); err != nil {
@@ -144,14 +148,14 @@ func New(kernel Kernel, st *store.Store, c Config) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	var ended []store.Change
 	err = st.Each(endpointBucket, func(key, value []byte) error {
 		e := &Endpoint{}
 		if err := json.Unmarshal(value, e); err != nil {
 			return fmt.Errorf("record of endpoint %s: %w", key, err)
 		}
 		if rebooted {
-			ended = append(ended, remove(endpointBucket, e.ID))
+			changes = append(changes, remove(endpointBucket, e.ID))
+			ended++
 		} else {
 			d.add(e)
 		}
@@ -160,10 +164,13 @@ func New(kernel Kernel, st *store.Store, c Config) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(ended) > 0 {
-		d.log.Infof("the host was booted: %d endpoints of its time before are forgotten", len(ended))
+	if ended > 0 {
+		d.log.Infof("the host was booted: %d endpoints of its time before are forgotten", ended)
 	}
-	return d, st.Apply(append(ended, store.Change{Bucket: driverBucket, Key: []byte("boot"), Value: []byte(c.Boot)})...)
+	if len(changes) == 0 {
+		return d, nil
+	}
+	return d, st.Apply(changes...)
 }
 
 // State is what the driver knows, in the order of the IDs.
@@ -219,25 +226,25 @@ func (d *Driver) Snapshot() State {
 	return s
 }
 
-// loadInstance reads or draws the name of this state file, and tells whether the
-// host has been booted since it was last used.
-func (d *Driver) loadInstance(boot string) (rebooted bool, err error) {
+// loadInstance reads the name of this state file, or draws it, which is a change
+// to be put on disk; and the boot of the host that it was last used in, if any.
+func (d *Driver) loadInstance() (boot string, changes []store.Change, err error) {
 	err = d.store.Each(driverBucket, func(key, value []byte) error {
 		switch string(key) {
 		case "instance":
 			d.instance = string(value)
 		case "boot":
-			rebooted = boot != "" && len(value) > 0 && string(value) != boot
+			boot = string(value)
 		}
 		return nil
 	})
 	if err != nil || d.instance != "" {
-		return rebooted, err
+		return boot, nil, err
 	}
 	drawn := make([]byte, 4)
 	_, _ = rand.Read(drawn) // crypto/rand never fails
 	d.instance = hex.EncodeToString(drawn)
-	return rebooted, d.store.Apply(store.Change{Bucket: driverBucket, Key: []byte("instance"), Value: []byte(d.instance)})
+	return boot, []store.Change{{Bucket: driverBucket, Key: []byte("instance"), Value: []byte(d.instance)}}, nil
 }
 
 // add and drop keep the endpoints and their indices in step. The caller holds
@@ -264,10 +271,8 @@ func (d *Driver) add(e *Endpoint) {
 	if n.ForeignIPAM {
 		return
 	}
-	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
-		if p.IsValid() {
-			d.addresses[p.Addr()] = e
-		}
+	for _, p := range e.prefixes() {
+		d.addresses[p.Addr()] = e
 	}
 }
 
@@ -291,11 +296,23 @@ func (d *Driver) drop(e *Endpoint) {
 	if o := d.macs[macOn{d.parentOf(e), string(e.MAC)}]; o != nil && o.ID == e.ID {
 		delete(d.macs, macOn{d.parentOf(e), string(e.MAC)})
 	}
-	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+	for _, p := range e.prefixes() {
 		if o := d.addresses[p.Addr()]; o != nil && o.ID == e.ID {
 			delete(d.addresses, p.Addr())
 		}
 	}
+}
+
+// on are the endpoints of a parent that are in networks for which match holds.
+func (d *Driver) on(parent string, match func(*Network) bool) (all []*Endpoint) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, e := range d.lodgers[parent] {
+		if n := d.networks[e.NetworkID]; n != nil && match(n) {
+			all = append(all, e)
+		}
+	}
+	return all
 }
 
 // macOn is a MAC on a parent, where it is but once.

@@ -39,6 +39,26 @@ type Endpoint struct {
 	DeviceID uint16 `json:"deviceID,omitempty"`
 }
 
+// prefixes are the addresses that an endpoint has, with the lengths of their
+// subnets.
+func (e *Endpoint) prefixes() (ps []netip.Prefix) {
+	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+		if p.IsValid() {
+			ps = append(ps, p)
+		}
+	}
+	return ps
+}
+
+// addresses are an endpoint's, for a person.
+func (e *Endpoint) addresses() string {
+	var texts []string
+	for _, p := range e.prefixes() {
+		texts = append(texts, p.Addr().String())
+	}
+	return strings.Join(texts, ", ")
+}
+
 // MAC is a hardware address that stands in a record as text.
 type MAC net.HardwareAddr
 
@@ -114,7 +134,7 @@ func (d *Driver) CreateEndpoint(ctx context.Context, req Endpoint) (MAC, error) 
 		return nil, err
 	}
 	d.answer(n)
-	d.logOf(n.ID).WithField("endpoint", Short(e.ID)).Infof("endpoint made: %s %v %v", link.Name, e.IPv4, link.MAC)
+	d.logOfEndpoint(n.ID, e.ID).Infof("endpoint made: %s %v %v", link.Name, e.IPv4, link.MAC)
 	return e.MAC, nil
 }
 
@@ -164,7 +184,7 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 // Networks of other IPAMs may have the same addresses on other LANs. The caller
 // holds d.mu.
 func (d *Driver) untaken(n *Network, e Endpoint) error {
-	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+	for _, p := range e.prefixes() {
 		if o := d.addresses[p.Addr()]; o != nil && !n.ForeignIPAM {
 			return fmt.Errorf("%v is held by endpoint %s of network %s; give another --ip or stop that container", p.Addr(), Short(o.ID), Short(o.NetworkID))
 		}
@@ -181,8 +201,8 @@ func (d *Driver) unreserved(n *Network, e Endpoint) error {
 			continue
 		}
 		for _, s := range o.Subnets {
-			for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
-				if p.IsValid() && p.Masked() == s.Prefix.Masked() && (p.Addr() == s.Gateway || slices.Contains(s.Aux, p.Addr())) {
+			for _, p := range e.prefixes() {
+				if p.Masked() == s.Prefix.Masked() && (p.Addr() == s.Gateway || slices.Contains(s.Aux, p.Addr())) {
 					return fmt.Errorf("%v is a gateway or --aux-address of network %s; give the container another --ip", p.Addr(), Short(o.ID))
 				}
 			}
@@ -206,15 +226,13 @@ func (d *Driver) withMAC(n *Network, mac MAC) *Endpoint {
 // identity is what stays the same of a container when it is made anew: its
 // name, or failing that its address, or failing that nothing.
 func (d *Driver) identity(req Endpoint) string {
-	for _, p := range []netip.Prefix{req.IPv4, req.IPv6} {
+	for _, p := range req.prefixes() {
 		if name, ok := d.holdings.Name(p.Addr()); ok {
 			return "name " + name
 		}
 	}
-	for _, p := range []netip.Prefix{req.IPv4, req.IPv6} {
-		if p.IsValid() {
-			return "address " + p.Addr().String()
-		}
+	for _, p := range req.prefixes() {
+		return "address " + p.Addr().String()
 	}
 	return "endpoint " + req.ID
 }
@@ -232,11 +250,19 @@ func (d *Driver) addLink(n *Network, e *Endpoint) (netlinkutil.Link, error) {
 	return d.kernel.AddSubInterface(d.subInterface(n, e))
 }
 
+// subInterface is an endpoint's link.
+func (d *Driver) subInterface(n *Network, e *Endpoint) netlinkutil.SubInterface {
+	return netlinkutil.SubInterface{
+		Name: linkName(e.ID), Parent: n.parent(), Mode: n.mode(), MAC: net.HardwareAddr(e.MAC),
+		MTU: n.Options.MTU, BCQueueLen: n.Options.BCQueueLen, Alias: d.endpointAlias(n.ID, e.ID),
+	}
+}
+
 // deleteLink deletes an endpoint's sub-interface if it is in the host. One
 // that cannot be deleted is left for Recover.
 func (d *Driver) deleteLink(e *Endpoint) {
 	if err := d.kernel.DeleteLink(linkName(e.ID)); err != nil {
-		d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Errorf("link %s is left until the next start: %v", linkName(e.ID), err)
+		d.logOfEndpoint(e.NetworkID, e.ID).Errorf("link %s is left until the next start: %v", linkName(e.ID), err)
 	}
 }
 
@@ -278,10 +304,7 @@ func (d *Driver) Join(ctx context.Context, networkID, endpointID, sandbox string
 	if n.isolated() {
 		return p, d.joins(n, e, sandbox)
 	}
-	for _, addr := range []netip.Prefix{e.IPv4, e.IPv6} {
-		if !addr.IsValid() {
-			continue
-		}
+	for _, addr := range e.prefixes() {
 		switch gw := n.gateway(addr.Addr()); {
 		case n.Options.NoDefaultRoute:
 		case n.mode().RoutesByLink():
@@ -355,6 +378,7 @@ func (d *Driver) joins(n *Network, e *Endpoint, sandbox string) error {
 		}
 		e = after
 	}
+	d.comes(e.ID)
 	d.follow(n, e)
 	return nil
 }
@@ -400,7 +424,7 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID strin
 			d.revoke(n, e)
 			d.answer(n)
 		}
-		d.logOf(networkID).WithField("endpoint", Short(e.ID)).Info("endpoint deleted")
+		d.logOfEndpoint(networkID, e.ID).Info("endpoint deleted")
 	})
 }
 
@@ -416,7 +440,7 @@ func (d *Driver) deleteStrayLink(networkID, endpointID string) {
 	if l.Alias != "underlay "+instance+" "+endpointWords(networkID, endpointID) {
 		return
 	}
-	log := d.logOf(networkID).WithField("endpoint", Short(endpointID))
+	log := d.logOfEndpoint(networkID, endpointID)
 	if err := d.kernel.DeleteLink(l.Name); err != nil {
 		log.Errorf("leftover link %s (%s) of an endpoint without a record: %v", l.Name, l.Alias, err)
 		return
@@ -477,4 +501,8 @@ func (d *Driver) endpoint(networkID, id string) (*Network, *Endpoint, error) {
 
 func (d *Driver) logOf(networkID string) *logrus.Entry {
 	return d.log.WithField("network", Short(networkID))
+}
+
+func (d *Driver) logOfEndpoint(networkID, endpointID string) *logrus.Entry {
+	return d.logOf(networkID).WithField("endpoint", Short(endpointID))
 }

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
+	"regexp"
 	"strings"
 	"time"
 
@@ -196,8 +196,9 @@ func (d *Driver) trial(n *Network, m mode.Mode) error {
 // plugin made them and no other network stands on them. What cannot be deleted
 // now is at the next start. The caller holds d.parents.
 func (d *Driver) dropParent(gone *Network) {
+	stood := d.stoodOn()
 	for _, name := range gone.links() {
-		if d.isStoodOn(name) {
+		if stood[name] {
 			return // and on those below it
 		}
 		l, err := d.kernel.Link(name)
@@ -228,22 +229,41 @@ func (d *Driver) deleteParent(name string) error {
 
 // isParent tells whether a network has its sub-interfaces on a link.
 func (d *Driver) isParent(link string) bool {
-	return d.anyNetwork(func(n *Network) bool { return n.parent() == link })
-}
-
-// isStoodOn tells whether a network stands on a link, be it its parent or one
-// below that.
-func (d *Driver) isStoodOn(link string) bool {
-	return d.anyNetwork(func(n *Network) bool { return slices.Contains(n.links(), link) })
-}
-
-func (d *Driver) anyNetwork(match func(*Network) bool) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, n := range d.networks {
-		if match(n) {
+		if n.parent() == link {
 			return true
 		}
 	}
 	return false
 }
+
+// stoodOn are the links that networks stand on: their parents, and those below.
+func (d *Driver) stoodOn() map[string]bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	stood := map[string]bool{}
+	for _, n := range d.networks {
+		for _, name := range n.links() {
+			stood[name] = true
+		}
+	}
+	return stood
+}
+
+// unsigned tells whether a link was made and not yet signed when the plugin was
+// killed: the kernel takes an alias only after it has made the link.
+func unsigned(l netlinkutil.Link) bool {
+	if l.Alias != "" {
+		return false
+	}
+	return madeName.MatchString(l.Name) && !l.Up && (l.Kind == string(mode.Macvlan) || l.Kind == string(mode.IPvlan)) ||
+		madeDummyName.MatchString(l.Name) && l.Kind == "dummy"
+}
+
+// The names that linkName, trial, shimName and Network.parent derive.
+var (
+	madeName      = regexp.MustCompile("^ul([0-9a-f]{13}|[th][0-9a-f]{12})$")
+	madeDummyName = regexp.MustCompile("^uld[0-9a-f]{12}$")
+)

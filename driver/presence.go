@@ -108,6 +108,14 @@ func (d *Driver) wasBorn(e *Endpoint) bool {
 	return d.presence(e.ID).born
 }
 
+// comes notes that an endpoint is on its way to a container.
+func (d *Driver) comes(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.presence(id)
+	p.leaving, p.adrift = false, false
+}
+
 // leaves ends what follows the link of an endpoint that leaves its container.
 func (d *Driver) leaves(id string) {
 	d.mu.Lock()
@@ -133,7 +141,7 @@ func (d *Driver) accompany(id string) (context.Context, context.CancelFunc) {
 	if p.cancel != nil {
 		p.cancel()
 	}
-	p.cancel, p.leaving, p.adrift = cancel, false, false
+	p.cancel = cancel
 	if d.endpoints[id] == nil {
 		cancel()
 	}
@@ -143,7 +151,7 @@ func (d *Driver) accompany(id string) (context.Context, context.CancelFunc) {
 // follow waits until the link of an endpoint that joins a container is up there,
 // tells the LAN, and pictures it. Called before dockerd moves the link.
 func (d *Driver) follow(n *Network, e *Endpoint) {
-	log := d.logOf(n.ID).WithField("endpoint", Short(e.ID))
+	log := d.logOfEndpoint(n.ID, e.ID)
 	arrived, err := d.kernel.Follow(linkName(e.ID))
 	if err != nil {
 		log.Warnf("not announced to the LAN: %v", err)

@@ -1,20 +1,21 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/netip"
 	"os"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
-	"underlay/internal/mode"
+	"github.com/sirupsen/logrus"
+
 	"underlay/internal/options"
 	"underlay/netlinkutil"
 )
@@ -55,8 +56,15 @@ type Report struct {
 func (r *Report) did(format string, args ...any) {
 	r.Done = append(r.Done, fmt.Sprintf(format, args...))
 }
+
 func (r *Report) left(format string, args ...any) {
 	r.Left = append(r.Left, fmt.Sprintf(format, args...))
+}
+
+// failed is left, and said in the log, too.
+func (r *Report) failed(log logrus.FieldLogger, format string, args ...any) {
+	r.left(format, args...)
+	log.Errorf(format, args...)
 }
 
 // scope is how much a reconcile looks at.
@@ -89,8 +97,7 @@ func (d *Driver) reconcile(s scope) Report {
 	}
 	links, err := d.keepHost(r, s)
 	if err != nil {
-		r.left("links were not looked at: %v", err)
-		d.log.Errorf("links were not looked at: %v", err)
+		r.failed(d.log, "links were not looked at: %v", err)
 		return *r
 	}
 	// At a start the containers can wait, but dockerd's calls cannot.
@@ -104,7 +111,9 @@ func (d *Driver) reconcile(s scope) Report {
 		}
 	}
 	d.keepAllAccess(r)
-	d.answer(&Network{Options: options.Network{Proxy: true}})
+	if s != changed { // else end has said what has changed
+		d.answer(&Network{Options: options.Network{Proxy: true}})
+	}
 	return *r
 }
 
@@ -126,16 +135,18 @@ func (d *Driver) keepHost(r *Report, s scope) (map[string]netlinkutil.Link, erro
 	for _, l := range listed {
 		links[l.Name] = l
 	}
-	stood := d.stoodOn()
-	owners := d.owners()
+	// Few links are the plugin's, and for the most part none: these are asked for
+	// at each change of a parent.
+	stood, owners := sync.OnceValue(d.stoodOn), sync.OnceValue(d.owners)
 	for _, l := range listed {
 		if d.ctx.Err() != nil {
 			break
 		}
-		if _, shim := d.shimOf(l); shim || stood[l.Name] || !strings.HasPrefix(l.Alias, d.alias("")) && !unsigned(l) {
+		ours := strings.HasPrefix(l.Alias, d.alias("")) || unsigned(l)
+		if _, shim := d.shimOf(l); !ours || shim || stood()[l.Name] {
 			continue
 		}
-		if e := owners[l.Name]; e != nil {
+		if e := owners()[l.Name]; e != nil {
 			switch {
 			case s == started && e.Arrived:
 				d.doubtful(e)
@@ -153,8 +164,7 @@ func (d *Driver) keepHost(r *Report, s scope) (map[string]netlinkutil.Link, erro
 			deletion = d.deleteParent
 		}
 		if err := deletion(l.Name); err != nil {
-			r.left("leftover link %s: %v", l.Name, err)
-			d.log.Errorf("leftover link %s: %v", l.Name, err)
+			r.failed(d.log, "leftover link %s: %v", l.Name, err)
 			continue
 		}
 		delete(links, l.Name)
@@ -171,26 +181,33 @@ func (d *Driver) keepParents(r *Report, listed []netlinkutil.Link) (made bool) {
 	for _, l := range listed {
 		there[l.Name] = true
 	}
-	d.mu.Lock()
-	networks := slices.Collect(maps.Values(d.networks))
-	d.mu.Unlock()
-	// A VLAN of its own comes before others in it, whose outer one it may be.
-	slices.SortFunc(networks, func(a, b *Network) int {
-		if c := len(a.links()) - len(b.links()); c != 0 {
-			return c
-		}
-		return strings.Compare(a.ID, b.ID)
-	})
 	made = d.keepMTUs(r, listed)
-	awaited := map[string]bool{}
-	for _, n := range networks {
+	var missing []*Network
+	d.mu.Lock()
+	for _, n := range d.networks {
+		if !there[n.parent()] {
+			missing = append(missing, n)
+		}
+	}
+	awaited := slices.Sorted(maps.Keys(d.waiting))
+	d.mu.Unlock()
+	for _, parent := range awaited {
+		if there[parent] {
+			d.isBack(r, parent)
+		}
+	}
+	// A VLAN of its own comes before others in it, whose outer one it may be.
+	slices.SortFunc(missing, func(a, b *Network) int {
+		return cmp.Or(len(a.links())-len(b.links()), strings.Compare(a.ID, b.ID))
+	})
+	tried := map[string]bool{}
+	for _, n := range missing {
 		parent := n.parent()
-		if there[parent] || awaited[parent] {
-			d.arrived(r, parent, there[parent])
+		if tried[parent] {
 			continue
 		}
+		tried[parent] = true
 		if _, err := d.ensureParent(n); err != nil {
-			awaited[parent] = true
 			if since, first := d.await(parent, err); first {
 				d.logOf(n.ID).Warnf("the network waits for its parent: %v", err)
 			} else {
@@ -198,9 +215,9 @@ func (d *Driver) keepParents(r *Report, listed []netlinkutil.Link) (made bool) {
 			}
 			continue
 		}
-		there[parent], made = true, true
+		made = true
 		r.did("made parent %s", parent)
-		d.arrived(r, parent, true)
+		d.isBack(r, parent)
 	}
 	return made
 }
@@ -241,11 +258,8 @@ func (d *Driver) await(parent string, err error) (since time.Time, first bool) {
 	return w.Since, !known
 }
 
-// arrived notes that a parent is there.
-func (d *Driver) arrived(r *Report, parent string, there bool) {
-	if !there {
-		return
-	}
+// isBack notes that a parent is there, which may have been waited for.
+func (d *Driver) isBack(r *Report, parent string) {
 	d.mu.Lock()
 	w, waited := d.waiting[parent]
 	delete(d.waiting, parent)
@@ -254,19 +268,6 @@ func (d *Driver) arrived(r *Report, parent string, there bool) {
 		r.did("parent %s is there", parent)
 		d.log.Infof("parent %s is there, after %v", parent, time.Since(w.Since).Round(time.Second))
 	}
-}
-
-// stoodOn are the links that networks stand on.
-func (d *Driver) stoodOn() map[string]bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	stood := map[string]bool{}
-	for _, n := range d.networks {
-		for _, name := range n.links() {
-			stood[name] = true
-		}
-	}
-	return stood
 }
 
 // owners are the endpoints by the name that their links have in the host.
@@ -289,21 +290,16 @@ func (d *Driver) keepEndpoints(r *Report, links map[string]netlinkutil.Link, s s
 		named[l.Index] = l.Name
 	}
 	d.mu.Lock()
-	byParent := map[string][]*Endpoint{}
-	for _, e := range d.endpoints {
-		if n := d.networks[e.NetworkID]; n != nil {
-			byParent[n.parent()] = append(byParent[n.parent()], e)
-		}
-	}
+	parents := slices.Sorted(maps.Keys(d.lodgers))
 	d.mu.Unlock()
-	for _, parent := range slices.Sorted(maps.Keys(byParent)) {
+	for _, parent := range parents {
 		l, there := links[parent]
 		moved := !d.stands(parent, footing{l.Index, l.MTU})
 		if !moved && s == changed {
 			continue
 		}
 		g := ground{parent: l, there: there, moved: moved, named: named}
-		for _, e := range byParent[parent] {
+		for _, e := range d.on(parent, func(*Network) bool { return true }) {
 			if d.ctx.Err() != nil {
 				return
 			}
@@ -349,7 +345,7 @@ func (d *Driver) locate(r *Report, links map[string]netlinkutil.Link) (complete 
 		d.entered = true
 		d.update(e.ID, func(e *Endpoint) { e.Sandbox, e.Arrived, e.Interface = f.Sandbox, true, &f.Interface })
 		r.did("found endpoint %s (%s) in %s", Short(e.ID), e.addresses(), f.Sandbox)
-		d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Infof("found its interface %s in %s", f.Interface.Name, f.Sandbox)
+		d.logOfEndpoint(e.NetworkID, e.ID).Infof("found its interface %s in %s", f.Interface.Name, f.Sandbox)
 	}
 	return err == nil
 }
@@ -449,7 +445,7 @@ func (d *Driver) rebuild(r *Report, e *Endpoint, parent netlinkutil.Link) error 
 	if err != nil {
 		r.left("interface %s of endpoint %s (%s) is not made again: %v; if it stays so, restart the container", want.Name, Short(e.ID), e.addresses(), err)
 		if d.firstLoss(e) {
-			d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Errorf("interface %s (%s) is not made again: %v; if it stays so, restart the container", want.Name, e.addresses(), err)
+			d.logOfEndpoint(e.NetworkID, e.ID).Errorf("interface %s (%s) is not made again: %v; if it stays so, restart the container", want.Name, e.addresses(), err)
 		}
 		return err
 	}
@@ -460,7 +456,7 @@ func (d *Driver) rebuild(r *Report, e *Endpoint, parent netlinkutil.Link) error 
 	}
 	d.trust(after)
 	r.did("made interface %s of endpoint %s (%s) again", want.Name, Short(e.ID), e.addresses())
-	d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Infof("made interface %s (%s) again in its container, on parent %s, in %v", want.Name, e.addresses(), n.parent(), time.Since(start).Round(time.Millisecond))
+	d.logOfEndpoint(e.NetworkID, e.ID).Infof("made interface %s (%s) again in its container, on parent %s, in %v", want.Name, e.addresses(), n.parent(), time.Since(start).Round(time.Millisecond))
 	d.announceAgain(n, after)
 	return nil
 }
@@ -480,7 +476,7 @@ func (d *Driver) raiseMTU(r *Report, e *Endpoint, inside netlinkutil.Interface, 
 		return err
 	}
 	r.did("raised the MTU of endpoint %s from %d to %d", Short(e.ID), inside.MTU, mtu)
-	d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Infof("raised the MTU of %s in its container from %d to %d", inside.Name, inside.MTU, mtu)
+	d.logOfEndpoint(e.NetworkID, e.ID).Infof("raised the MTU of %s in its container from %d to %d", inside.Name, inside.MTU, mtu)
 	return nil
 }
 
@@ -508,7 +504,7 @@ func (d *Driver) picture(id string, inside netlinkutil.Interface, parent netlink
 func (d *Driver) lost(r *Report, e *Endpoint, why error) {
 	r.left("endpoint %s (%s) has lost its interface; restart its container: %v", Short(e.ID), e.addresses(), why)
 	if d.firstLoss(e) {
-		d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Errorf("%s has lost its interface; restart its container (docker restart): %v", e.addresses(), why)
+		d.logOfEndpoint(e.NetworkID, e.ID).Errorf("%s has lost its interface; restart its container (docker restart): %v", e.addresses(), why)
 	}
 }
 
@@ -544,19 +540,19 @@ func (d *Driver) end(r *Report, e *Endpoint, why string) {
 		}
 	})
 	if err := d.kernel.DeleteLink(linkName(e.ID)); err != nil { // the next time it is nobody's
-		r.left("link %s of an endpoint that has ended: %v", linkName(e.ID), err)
-		d.log.Errorf("link %s of an endpoint that has ended: %v", linkName(e.ID), err)
+		r.failed(d.log, "link %s of an endpoint that has ended: %v", linkName(e.ID), err)
 	}
 	if n != nil {
 		d.revoke(n, e)
+		d.answer(n)
 	}
-	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
-		if p.IsValid() && (n == nil || !n.ForeignIPAM) {
+	if n == nil || !n.ForeignIPAM {
+		for _, p := range e.prefixes() {
 			d.holdings.Ended(p.Addr())
 		}
 	}
 	r.did("forgot endpoint %s (%s): %s", Short(e.ID), e.addresses(), why)
-	d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Infof("endpoint forgotten (%s): %s", e.addresses(), why)
+	d.logOfEndpoint(e.NetworkID, e.ID).Infof("endpoint forgotten (%s): %s", e.addresses(), why)
 }
 
 // endsLater takes the end of an endpoint back whose record is still on disk. The
@@ -569,7 +565,7 @@ func (d *Driver) endsLater(e *Endpoint, why error) {
 		return
 	}
 	d.add(e)
-	d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Errorf("endpoint has ended and is not forgotten yet (%s): %v", e.addresses(), why)
+	d.logOfEndpoint(e.NetworkID, e.ID).Errorf("endpoint has ended and is not forgotten yet (%s): %v", e.addresses(), why)
 }
 
 // Released says that dockerd has released an address: an endpoint that still has
@@ -588,41 +584,6 @@ func (d *Driver) Released(ctx context.Context, addr netip.Addr) error {
 			return nil // it is there, or who knows
 		}
 	}
-	d.logOf(e.NetworkID).WithField("endpoint", Short(e.ID)).Infof("endpoint has ended: dockerd has released %v", addr)
+	d.logOfEndpoint(e.NetworkID, e.ID).Infof("endpoint has ended: dockerd has released %v", addr)
 	return d.DeleteEndpoint(ctx, e.NetworkID, e.ID)
 }
-
-// addresses are an endpoint's, for a person.
-func (e *Endpoint) addresses() string {
-	var texts []string
-	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
-		if p.IsValid() {
-			texts = append(texts, p.Addr().String())
-		}
-	}
-	return strings.Join(texts, ", ")
-}
-
-// subInterface is an endpoint's link.
-func (d *Driver) subInterface(n *Network, e *Endpoint) netlinkutil.SubInterface {
-	return netlinkutil.SubInterface{
-		Name: linkName(e.ID), Parent: n.parent(), Mode: n.mode(), MAC: net.HardwareAddr(e.MAC),
-		MTU: n.Options.MTU, BCQueueLen: n.Options.BCQueueLen, Alias: d.endpointAlias(n.ID, e.ID),
-	}
-}
-
-// unsigned tells whether a link was made and not yet signed when the plugin was
-// killed: the kernel takes an alias only after it has made the link.
-func unsigned(l netlinkutil.Link) bool {
-	if l.Alias != "" {
-		return false
-	}
-	return madeName.MatchString(l.Name) && !l.Up && (l.Kind == string(mode.Macvlan) || l.Kind == string(mode.IPvlan)) ||
-		madeDummyName.MatchString(l.Name) && l.Kind == "dummy"
-}
-
-// The names that linkName, trial, shimName and Network.parent derive.
-var (
-	madeName      = regexp.MustCompile("^ul([0-9a-f]{13}|[th][0-9a-f]{12})$")
-	madeDummyName = regexp.MustCompile("^uld[0-9a-f]{12}$")
-)

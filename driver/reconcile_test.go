@@ -1,11 +1,13 @@
 package driver
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"underlay/internal/mode"
+	"underlay/internal/store"
 	"underlay/netlinkutil"
 	"underlay/netlinkutil/fake"
 )
@@ -527,6 +530,56 @@ type slowRestore struct {
 func (s *slowRestore) Restore(sandbox string, sub netlinkutil.SubInterface, as netlinkutil.Interface) error {
 	s.before()
 	return s.Kernel.Restore(sandbox, sub, as)
+}
+
+// What is told to the LAN of an interface made again does not make a container
+// that leaves one that stays.
+func TestLeavesWhileAnnounced(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.announcer = &loudspeaker{}
+		b.restart()
+		b.create(lan("net", "eth0", mode.Default))
+		e := on("net", "one", 10)
+		b.run(e)
+		n, record, err := b.endpoint(e.NetworkID, e.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Leave(ctx, e.NetworkID, e.ID); err != nil {
+			t.Fatal(err)
+		}
+		b.announceAgain(n, record)
+		if !b.isLeaving(record) {
+			t.Error("it is not leaving any more")
+		}
+	})
+}
+
+// A start that finds nothing to change writes nothing.
+func TestStartWritesNothing(t *testing.T) {
+	b := newBench(t)
+	b.boot = "this"
+	b.restart()
+	b.create(lan("net", "eth0", mode.Default))
+	b.start(on("net", "one", 10))
+	b.Close()
+	b.store.Close()
+	was, err := os.ReadFile(b.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.store, err = store.Open(b.path); err != nil {
+		t.Fatal(err)
+	}
+	if b.Driver, err = New(b.kernel, b.store, Config{Holdings: b.names, Log: b.log, Boot: b.boot}); err != nil {
+		t.Fatal(err)
+	}
+	b.Recover()
+	b.Close()
+	b.store.Close()
+	if is, err := os.ReadFile(b.path); err != nil || !bytes.Equal(is, was) {
+		t.Errorf("the state file has changed (%v)", err)
+	}
 }
 
 // Watch mends within a moment, and says so.
