@@ -204,6 +204,16 @@ func (h *Host) get(name string) (netlink.Link, error) {
 	return k, Explain(err, "", "looking up link "+name)
 }
 
+// parent is get for a link that others are to stand on, and that is so called
+// where it is missing.
+func (h *Host) parent(name string) (netlink.Link, error) {
+	k, err := h.get(name)
+	if errors.Is(err, ErrNotFound) {
+		err = NotFound("parent", name)
+	}
+	return k, err
+}
+
 // at is the kernel's link of that index, nil where there is none.
 func (h *Host) at(index int) netlink.Link {
 	if index == 0 {
@@ -370,11 +380,8 @@ func (h *Host) AddSubInterface(s SubInterface) (Link, error) {
 	if err := CheckName(s.Parent); err != nil {
 		return Link{}, err
 	}
-	pk, err := h.get(s.Parent)
+	pk, err := h.parent(s.Parent)
 	if err != nil {
-		if errors.Is(err, ErrNotFound) {
-			err = NotFound("parent", s.Parent)
-		}
 		return Link{}, err
 	}
 	parent := link(pk)

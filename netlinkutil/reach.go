@@ -84,11 +84,8 @@ func (h *Host) EnsureShim(s Shim) error {
 	if err := s.Check(); err != nil {
 		return err
 	}
-	pk, err := h.get(s.Parent)
+	pk, err := h.parent(s.Parent)
 	if err != nil {
-		if errors.Is(err, ErrNotFound) {
-			err = NotFound("parent", s.Parent)
-		}
 		return err
 	}
 	s.Parent = pk.Attrs().Name

@@ -256,11 +256,8 @@ func (h *Host) Restore(sandbox string, s SubInterface, want Interface) error {
 	if err := CheckName(s.Parent); err != nil {
 		return err
 	}
-	pk, err := h.get(s.Parent)
+	pk, err := h.parent(s.Parent)
 	if err != nil {
-		if errors.Is(err, ErrNotFound) {
-			err = NotFound("parent", s.Parent)
-		}
 		return err
 	}
 	parent := link(pk)

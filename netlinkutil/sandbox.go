@@ -3,6 +3,7 @@ package netlinkutil
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"runtime"
@@ -22,7 +23,11 @@ type sandboxes struct {
 
 	mu   sync.Mutex
 	seen map[string]bool // names that were netns here
+	most int             // of them, before those that are no more are looked for
 }
+
+// fewSeen are not worth looking for.
+const fewSeen = 1024
 
 // EnterSandboxes lets h into the netns of containers. dir is the folder of these
 // as dockerd names it in its SandboxKeys (/var/run/docker/netns), at is where
@@ -44,7 +49,7 @@ func (h *Host) EnterSandboxes(dir, at string) error {
 		}
 		return err
 	}
-	h.sandboxes = &sandboxes{dir: path.Clean(dir), at: path.Clean(at), settings: settingGroups(), seen: map[string]bool{}}
+	h.sandboxes = &sandboxes{dir: path.Clean(dir), at: path.Clean(at), settings: settingGroups(), seen: map[string]bool{}, most: fewSeen}
 	return nil
 }
 
@@ -155,10 +160,19 @@ type nsID struct{ dev, ino uint64 }
 
 func netnsID(s unix.Stat_t) nsID { return nsID{uint64(s.Dev), s.Ino} }
 
+// know notes a netns. Who asks for one while it is there does not for the most
+// part ask again when it is gone, so the notes would only grow.
 func (s *sandboxes) know(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seen[name] = true
+	if len(s.seen) <= s.most {
+		return
+	}
+	maps.DeleteFunc(s.seen, func(name string, _ bool) bool {
+		return errors.Is(unix.Access(path.Join(s.at, name), unix.F_OK), unix.ENOENT)
+	})
+	s.most = max(fewSeen, 2*len(s.seen))
 }
 
 func (s *sandboxes) known(name string) bool {

@@ -204,16 +204,21 @@ func (k *Kernel) injected(op string) (err error) {
 func (k *Kernel) Move(name string) error {
 	k.mu.Lock()
 	defer k.unlock()
+	_, err := k.move(name)
+	return err
+}
+
+func (k *Kernel) move(name string) (*link, error) {
 	l, err := k.take(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if k.macTaken(l) {
 		l.moved = false
-		return unix.EADDRINUSE
+		return nil, unix.EADDRINUSE
 	}
 	l.Up = true
-	return nil
+	return l, nil
 }
 
 // Take takes a link into a container's netns, down.

@@ -51,15 +51,11 @@ func (k *Kernel) ForbidEntry(forbidden bool) {
 func (k *Kernel) MoveTo(name, sandbox string, as netlinkutil.Interface) error {
 	k.mu.Lock()
 	defer k.unlock()
-	l, err := k.take(name)
+	l, err := k.move(name)
 	if err != nil {
 		return err
 	}
-	if k.macTaken(l) {
-		l.moved = false
-		return unix.EADDRINUSE
-	}
-	l.Up, l.sandbox, l.inside = true, path.Base(sandbox), clone(as)
+	l.sandbox, l.inside = path.Base(sandbox), clone(as)
 	k.sandboxes[l.sandbox] = true
 	return nil
 }
@@ -105,13 +101,21 @@ func (l *link) picture() netlinkutil.Interface {
 	return i
 }
 
-// enter tells why a sandbox cannot be entered by a verb.
-func (k *Kernel) enter(op, sandbox string) error {
+// admitted tells why a verb may enter no sandbox.
+func (k *Kernel) admitted(op string) error {
 	if err := k.injected(op); err != nil {
 		return err
 	}
 	if k.noEntry {
 		return fmt.Errorf("%w: containers' network namespaces are not entered", netlinkutil.ErrNoEntry)
+	}
+	return nil
+}
+
+// enter tells why a sandbox cannot be entered by a verb.
+func (k *Kernel) enter(op, sandbox string) error {
+	if err := k.admitted(op); err != nil {
+		return err
 	}
 	if err := netlinkutil.CheckSandbox(SandboxDir, sandbox); err != nil {
 		return err
@@ -253,11 +257,8 @@ func (k *Kernel) RemoveInside(sandbox, alias string) error {
 func (k *Kernel) Sandboxes() ([]string, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := k.injected("Sandboxes"); err != nil {
+	if err := k.admitted("Sandboxes"); err != nil {
 		return nil, err
-	}
-	if k.noEntry {
-		return nil, netlinkutil.ErrNoEntry
 	}
 	var keys []string
 	for _, name := range slices.Sorted(maps.Keys(k.sandboxes)) {
@@ -270,11 +271,8 @@ func (k *Kernel) Sandboxes() ([]string, error) {
 func (k *Kernel) InsideAll(prefix string) (map[string]netlinkutil.Found, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := k.injected("InsideAll"); err != nil {
+	if err := k.admitted("InsideAll"); err != nil {
 		return nil, err
-	}
-	if k.noEntry {
-		return nil, netlinkutil.ErrNoEntry
 	}
 	all := map[string]netlinkutil.Found{}
 	for _, l := range k.links {
