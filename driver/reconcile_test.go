@@ -58,6 +58,15 @@ func (b *bench) plug() {
 	b.kernel.Add(netlinkutil.Link{Name: "eth0", Kind: "device", MAC: net.HardwareAddr{0, 0x16, 0x3e, 0, 0, 2}, PermMAC: net.HardwareAddr{0, 0x16, 0x3e, 0, 0, 2}, MTU: 1500, Up: true})
 }
 
+// one is a container of a macvlan network on a parent, and runs.
+func (b *bench) one(parent string) Endpoint {
+	b.t.Helper()
+	b.create(lan("net", parent, mode.Default))
+	e := on("net", "one", 10)
+	b.run(e)
+	return e
+}
+
 // inside is the interface of an endpoint in its container.
 func (b *bench) inside(e Endpoint) (netlinkutil.Interface, error) {
 	return b.kernel.Inside(sandbox(e.ID), b.endpointAlias(e.NetworkID, e.ID))
@@ -153,9 +162,7 @@ func noIndex(state string) string {
 
 func TestPluginStartsWithoutTheParent(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		b.create(lan("net", "eth0.10", mode.Default))
-		e := on("net", "one", 10)
-		b.run(e)
+		e := b.one("eth0.10")
 		b.kernel.Yank("eth0")
 		b.Close()
 		b.restart()
@@ -176,9 +183,7 @@ func TestPluginStartsWithoutTheParent(t *testing.T) {
 
 func TestVLANDeletedBySomebody(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		b.create(lan("net", "eth0.10", mode.Default))
-		e := on("net", "one", 10)
-		b.run(e)
+		b.one("eth0.10")
 		was := noIndex(b.kernel.String())
 		b.kernel.Yank("eth0.10")
 		b.Reconcile()
@@ -216,9 +221,7 @@ func TestNICOfADerivedVLANNameComesBack(t *testing.T) {
 // done to it, but not as it was while its parent had no carrier.
 func TestInterfaceIsAsLastSeen(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		b.create(lan("net", "eth0", mode.Default))
-		e := on("net", "one", 10)
-		b.run(e)
+		e := b.one("eth0")
 		alias := b.endpointAlias(e.NetworkID, e.ID)
 		route := netlinkutil.InterfaceRoute{To: netip.MustParsePrefix("10.9.0.0/16"), Via: netip.MustParseAddr("192.168.50.9")}
 		b.kernel.Alter(sandbox(e.ID), alias, func(i *netlinkutil.Interface) { i.Routes = append(i.Routes, route) })
@@ -238,9 +241,7 @@ func TestInterfaceIsAsLastSeen(t *testing.T) {
 
 func TestMTUComesBack(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		b.create(lan("net", "eth0", mode.Default))
-		e := on("net", "one", 10)
-		b.run(e)
+		e := b.one("eth0")
 		for _, tt := range []struct{ parent, want int }{{1400, 1400}, {1300, 1300}, {1450, 1450}, {9000, 1500}, {1500, 1500}} {
 			b.kernel.Set("eth0", func(l *netlinkutil.Link) { l.MTU = tt.parent })
 			b.Reconcile()
@@ -253,9 +254,7 @@ func TestMTUComesBack(t *testing.T) {
 
 func TestMTUOfVLANComesBack(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		b.create(lan("net", "eth0.10", mode.Default))
-		e := on("net", "one", 10)
-		b.run(e)
+		e := b.one("eth0.10")
 		go b.Watch(b.kernel)
 		time.Sleep(time.Second)
 		for range 2 {
@@ -488,9 +487,7 @@ func TestForgottenAddressesAreSaid(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		says := &ended{containerNames: b.names}
 		b.holdings = says
-		b.create(lan("net", "eth0", mode.Default))
-		e := on("net", "one", 10)
-		b.run(e)
+		e := b.one("eth0")
 		b.kernel.EndSandbox(sandbox(e.ID))
 		b.Reconcile()
 		time.Sleep(time.Minute)
@@ -504,9 +501,7 @@ func TestForgottenAddressesAreSaid(t *testing.T) {
 // A container that leaves while its interface is made again has none afterwards.
 func TestLeavesMeanwhile(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		b.create(lan("net", "eth0", mode.Default))
-		e := on("net", "one", 10)
-		b.run(e)
+		e := b.one("eth0")
 		b.kernel.Yank("eth0")
 		b.plug()
 		slow := &slowRestore{Kernel: b.kernel, before: func() {
@@ -538,9 +533,7 @@ func TestLeavesWhileAnnounced(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		b.announcer = &loudspeaker{}
 		b.restart()
-		b.create(lan("net", "eth0", mode.Default))
-		e := on("net", "one", 10)
-		b.run(e)
+		e := b.one("eth0")
 		n, record, err := b.endpoint(e.NetworkID, e.ID)
 		if err != nil {
 			t.Fatal(err)

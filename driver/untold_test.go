@@ -39,9 +39,7 @@ func (h *hooked) AddSubInterface(s netlinkutil.SubInterface) (netlinkutil.Link, 
 // container: after the next start it would hold an address that is another's.
 func TestDeletedRecordStaysDeleted(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		b.create(lan("net", "eth0", mode.Default))
-		e := on("net", "one", 10)
-		b.run(e)
+		e := b.one("eth0")
 		synctest.Wait()
 		b.Driver.kernel = &hooked{Kernel: b.kernel, deleting: func() {
 			b.update(e.ID, func(e *Endpoint) { e.Arrived = true })
@@ -89,9 +87,7 @@ func TestGivenUpMeanwhile(t *testing.T) {
 // not put in again.
 func TestDisconnectedWhileAway(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		b.create(lan("net", "eth0", mode.Default))
-		e := on("net", "one", 10)
-		b.run(e)
+		e := b.one("eth0")
 		b.Close()
 		if err := errors.Join(b.kernel.Return(linkName(e.ID)), b.kernel.DeleteLink(linkName(e.ID))); err != nil {
 			t.Fatal(err)
@@ -120,9 +116,7 @@ func TestDisconnectedWhileAway(t *testing.T) {
 // container had.
 func TestUnfinishedInterfaceIsFinished(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		b.create(lan("net", "eth0", mode.Default))
-		e := on("net", "one", 10)
-		b.run(e)
+		e := b.one("eth0")
 		was, _ := b.inside(e)
 		b.kernel.Yank("eth0")
 		b.plug()
@@ -227,9 +221,7 @@ func TestLinkOfALostRecord(t *testing.T) {
 // An address is not given up over a question that the kernel did not answer.
 func TestReleasedWithoutAnswer(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		b.create(lan("net", "eth0", mode.Default))
-		e := on("net", "one", 10)
-		b.run(e)
+		e := b.one("eth0")
 		b.kernel.Fail("Link", 1, errors.New("the kernel is busy"))
 		if err := b.Released(ctx, e.IPv4.Addr()); err != nil {
 			t.Fatal(err)
@@ -257,9 +249,7 @@ func TestNobodyWaits(t *testing.T) {
 // The container's own MTU is its own, until its parent's changes.
 func TestMTUOfTheContainer(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		b.create(lan("net", "eth0", mode.Default))
-		e := on("net", "one", 10)
-		b.run(e)
+		e := b.one("eth0")
 		b.Reconcile()
 		b.kernel.Alter(sandbox(e.ID), b.endpointAlias(e.NetworkID, e.ID), func(i *netlinkutil.Interface) { i.MTU = 1400 })
 		b.Reconcile()
@@ -292,9 +282,7 @@ func TestEndOfAForeignEndpoint(t *testing.T) {
 // What is known of an endpoint in one container is not true of the next.
 func TestJoinsAnother(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		b.create(lan("net", "eth0", mode.Default))
-		e := on("net", "one", 10)
-		b.run(e)
+		e := b.one("eth0")
 		if err := errors.Join(b.Leave(ctx, e.NetworkID, e.ID), b.kernel.Return(linkName(e.ID))); err != nil {
 			t.Fatal(err)
 		}
@@ -313,9 +301,7 @@ func TestJoinsAnother(t *testing.T) {
 // so until then.
 func TestEndOnAFullDisk(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		b.create(lan("net", "eth0", mode.Default))
-		e := on("net", "one", 10)
-		b.run(e)
+		e := b.one("eth0")
 		b.kernel.EndSandbox(sandbox(e.ID))
 		b.Reconcile()
 		time.Sleep(time.Minute)

@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,11 +75,7 @@ func (s Sandboxes) check(key string) error {
 	if key == "" {
 		return nil
 	}
-	dir := s.Dir
-	if dir == "" {
-		dir = SandboxDir
-	}
-	if err := netlinkutil.CheckSandbox(dir, key); err != nil {
+	if err := netlinkutil.CheckSandbox(cmp.Or(s.Dir, SandboxDir), key); err != nil {
 		return badRequest{err}
 	}
 	return nil
