@@ -75,12 +75,17 @@ const nicMAC = "02:00:5e:00:50:02"
 const unplug = `ip link del eth0`
 
 func plug() error {
-	_, err := sh("", `
-ip link add eth0 address `+nicMAC+` type veth peer name nic0 netns switch
-ip -n switch link set nic0 master br0 up
-sysctl -qw net.ipv6.conf.eth0.accept_dad=0 net.ipv4.conf.eth0.arp_ignore=1
-ip link set eth0 up`+eth0Addresses)
+	_, err := sh("", wire("0", nicMAC)+eth0Addresses)
 	return err
+}
+
+// wire makes the NIC of that number, with that MAC, in its port of the switch.
+func wire(number, mac string) string {
+	return strings.ReplaceAll(`
+ip link add eth# address `+mac+` type veth peer name nic# netns switch
+ip -n switch link set nic# master br0 up
+sysctl -qw net.ipv6.conf.eth#.accept_dad=0 net.ipv4.conf.eth#.arp_ignore=1
+ip link set eth# up`, "#", number)
 }
 
 func buildLAN() error {

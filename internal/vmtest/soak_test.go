@@ -596,12 +596,7 @@ func (s *soak) replug() bool {
 	case 1:
 		s.what = "eth1 is taken out and put in"
 		mac := links(s.T, "")["eth1"].MAC
-		do(s.T, "", `
-ip link del eth1
-ip link add eth1 address `+mac+` type veth peer name nic1 netns switch
-ip -n switch link set nic1 master br0 up
-sysctl -qw net.ipv6.conf.eth1.accept_dad=0 net.ipv4.conf.eth1.arp_ignore=1
-ip link set eth1 up`)
+		do(s.T, "", "ip link del eth1"+wire("1", mac))
 	case 2:
 		s.what = "eth0 is taken out and put in"
 		do(s.T, "", unplug)
