@@ -47,6 +47,7 @@ type holding struct {
 	settled  chan struct{} // not nil: on its way to disk, or off it
 	released bool          // by dockerd, but an endpoint had it still
 	attached bool          // an endpoint has been seen to have it
+	loaded   bool          // from the disk: an earlier plugin gave it
 
 	// How often the daemon of this generation has asked for it.
 	daemon uint64

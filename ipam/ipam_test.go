@@ -539,6 +539,28 @@ func TestWhatNobodyReleases(t *testing.T) {
 	b.held("192.168.50.0/24", "endpoint 192.168.50.1")
 }
 
+// The plugin is killed before dockerd has its answer: dockerd takes the start for
+// failed, and the user starts the container again.
+func TestAnswerCutOff(t *testing.T) {
+	b := newBench(t)
+	id := b.pool("192.168.50.0/24", "")
+	b.NetworkCreated("n1", network("192.168.50.0/24"))
+	b.gets(id, "192.168.50.7", "192.168.50.7/24")
+	b.gets(id, "192.168.50.8", "192.168.50.8/24")
+	b.gets(id, "192.168.50.9", "192.168.50.9/24")
+	b.ends[netip.MustParseAddr("192.168.50.8")] = "endpoint e"
+	b.refused(id, "192.168.50.7", "held for a container") // not cut off
+	b.restart()
+	b.gets(id, "192.168.50.7", "192.168.50.7/24")
+	b.refused(id, "192.168.50.7", "held for a container") // a second time
+	b.refused(id, "192.168.50.8", "held by endpoint e")
+	other := b.pool("192.168.50.0/24", "") // of a driver whose endpoints are not known
+	b.refused(id, "192.168.50.9", "held for a container")
+	b.release(other)
+	b.pass(2 * grace)
+	b.gets(id, "192.168.50.9", "192.168.50.9/24")
+}
+
 // Nothing is known of another driver's endpoints.
 func TestAddressesOfOtherDriversStay(t *testing.T) {
 	b := newBench(t)

@@ -18,13 +18,15 @@ import (
 
 // clearLater has leftovers looked for when the grace period is over. Called
 // with the lock held.
-func (i *IPAM) clearLater() {
+func (i *IPAM) clearLater() { i.clearIn(i.grace) }
+
+func (i *IPAM) clearIn(d time.Duration) {
 	if i.timed || !i.knows {
 		return
 	}
 	i.timed = true
 	// A little more, so that what has just begun is old enough by then.
-	i.clearer = time.AfterFunc(i.grace+time.Second, i.clear)
+	i.clearer = time.AfterFunc(d+time.Second, i.clear)
 }
 
 // clear frees all leftovers.
@@ -33,50 +35,70 @@ func (i *IPAM) clear() {
 	i.timed = false
 	b := &batch{}
 	i.endReplays(b)
-	again := false
+	again := waits{none: true}
 	i.pools.Scan(func(p *pool) bool {
 		i.recount(b, p)
 		switch {
 		case p.settled != nil:
-			again = true
+			again.add(0)
 		case !i.wanted(p) || i.unreplayed(p) || i.stillborn(p):
 			i.log.WithField("pool", p.subnet).Info("freeing a pool that nobody asks for any more")
 			i.drop(b, p)
 		case i.pending(p) <= 0:
-			again = i.clearPool(b, p) || again
+			i.clearPool(b, p, &again)
+		case i.now().Sub(p.requested) < i.grace:
+			again.add(i.grace - i.now().Sub(p.requested))
+		}
+		if p.window {
+			again.add(i.grace - i.now().Sub(p.replayed))
 		}
 		return true
 	})
-	if again {
-		i.clearLater()
+	if !again.none {
+		i.clearIn(again.least)
 	}
 	if err := i.commit(context.Background(), b, nil); err != nil {
 		i.log.WithError(err).Warn("leftover addresses stay held")
 	}
 }
 
-// clearPool frees the leftovers of a pool no network of which is pending. It
-// returns whether some may become leftovers by mere waiting.
-func (i *IPAM) clearPool(b *batch, p *pool) (again bool) {
+// waits is the least of some times to wait.
+type waits struct {
+	none  bool
+	least time.Duration
+}
+
+func (w *waits) add(d time.Duration) {
+	if d = max(d, 0); w.none || d < w.least {
+		w.none, w.least = false, d
+	}
+}
+
+// clearPool frees the leftovers of a pool no network of which is pending, and adds
+// when others may have become leftovers by mere waiting.
+func (i *IPAM) clearPool(b *batch, p *pool, again *waits) {
 	for _, addr := range slices.SortedFunc(maps.Keys(p.special), netip.Addr.Compare) {
 		h := p.special[addr]
 		_, used := i.holder(addr)
 		switch {
 		case i.namers(p, addr) > 0:
-		case h.settled != nil || i.now().Sub(h.since) < i.grace:
-			again = true
+		case h.settled != nil:
+			again.add(0)
+		case i.now().Sub(h.since) < i.grace:
+			again.add(i.grace - i.now().Sub(h.since))
 		case used && h.kind == KindEndpoint && !h.released:
 			h.attached = true
 			delete(p.special, addr)
 		case used:
-			again = again || h.released
+			if h.released {
+				again.add(i.grace)
+			}
 		case h.kind == KindEndpoint && i.users == nil:
 		default:
 			i.log.WithField("pool", p.subnet).WithField("address", addr).Info("freeing an address that nobody needs any more")
 			i.free(b, p, addr, h)
 		}
 	}
-	return again || p.window
 }
 
 // recount corrects how many networks a pool is thought to have, once no creation
@@ -154,12 +176,17 @@ func (i *IPAM) stillborn(p *pool) bool {
 }
 
 // leftBehind says that a held address may be held anew before its grace is
-// over: dockerd has released it, or a network's creation has failed, and this
-// is another try.
+// over: dockerd has released it, or a network's creation or a container's start has
+// failed, and this is another try.
 func (i *IPAM) leftBehind(p *pool, addr netip.Addr, h *holding, r AddressRequest) bool {
 	retried := h.kind != KindEndpoint && r.Name == "" && i.pending(p) == 1 &&
 		len(p.begun) > 0 && h.since.Before(p.begun[0]) && i.namers(p, addr) == 0
-	if !h.released && !retried {
+	// Held by a plugin that has ended since, which no endpoint has and which is asked
+	// for by value: its answer was cut off, so that dockerd knows nothing of it. If
+	// it does know, its endpoint and this one's cannot both be created.
+	cutOff := h.kind == KindEndpoint && h.loaded && !h.attached && r.Addr == addr && !r.Gateway &&
+		i.pending(p) <= 0 && !i.replaying(p)
+	if !h.released && !retried && !cutOff {
 		return false
 	}
 	_, used := i.holder(addr)

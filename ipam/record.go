@@ -176,7 +176,7 @@ func (p *pool) load(key, value []byte) error {
 		return nil
 	}
 	// Claimed: dockerd has not been restarted because the plugin was.
-	h := &holding{kind: r.Kind, name: r.Name, since: since, static: r.Static, claims: 1}
+	h := &holding{kind: r.Kind, name: r.Name, since: since, static: r.Static, claims: 1, loaded: true}
 	p.keep(addr, h)
 	return nil
 }
