@@ -24,7 +24,7 @@ import (
 var (
 	soakSeed  = flag.Uint64("soak.seed", 1, "draws what the soak does")
 	soakFor   = flag.Duration("soak.for", 0, "how long the soak goes on (default: 5m with Docker 28, 20s with others)")
-	soakSteps = flag.Int("soak.steps", 0, "how many steps the soak takes at most (default: 30 if no time is given)")
+	soakSteps = flag.Int("soak.steps", 1<<30, "how many steps the soak takes at most")
 )
 
 func TestSoak(t *testing.T) {
@@ -33,13 +33,6 @@ func TestSoak(t *testing.T) {
 		// In one suite of the three.
 		if lasts = 20 * time.Second; release >= 28 && !testing.Short() {
 			lasts = 5 * time.Minute
-		}
-	}
-	steps := *soakSteps
-	if steps == 0 {
-		// On its way further, some leftovers stay longer than this test allows.
-		if steps = 1 << 30; *soakFor == 0 {
-			steps = 30
 		}
 	}
 	withoutBase(t)
@@ -58,13 +51,17 @@ func TestSoak(t *testing.T) {
 		s.network(append(n.args, n.name)...)
 		s.networks[n.name] = true
 	}
-	for s.n = 1; s.n <= steps && time.Since(start) < lasts; s.n++ {
+	for s.n = 1; s.n <= *soakSteps && time.Since(start) < lasts; s.n++ {
 		s.rng = rand.New(rand.NewPCG(*soakSeed, uint64(s.n)))
 		began := time.Now()
 		s.draw()
 		err := s.check(15 * time.Second)
 		if err == nil && s.aging != nil {
 			err = s.grown(*s.aging, 12, 6)
+		}
+		if err == nil && s.longLeft() {
+			s.what += ", and a rest"
+			err = s.rest()
 		}
 		s.aging = nil
 		fmt.Printf("soak: %s step %d: %s (%.1f s)\n", time.Now().Format("15:04:05"), s.n, s.what, time.Since(began).Seconds())
@@ -147,7 +144,8 @@ type soak struct {
 	young *process // what it took after its last start
 }
 
-// extra is something left behind: the plugin is given time to be certain.
+// extra is something left behind: the plugin is given time to be certain, which
+// begins anew with each fault.
 type extra struct{ since time.Time }
 
 const extraFor = 110 * time.Second
@@ -894,22 +892,39 @@ func (s *soak) spare(left map[string]bool) error {
 			delete(s.extras, what)
 		}
 	}
-	var wrong []string
 	for what := range left {
-		x, old := s.extras[what]
-		switch {
-		case old && time.Since(x.since) > extraFor:
-			wrong = append(wrong, fmt.Sprintf("%s is left for %v", what, time.Since(x.since).Round(time.Second)))
-		case !old && time.Since(s.fault) > extraFor:
-			wrong = append(wrong, what+" is left, and nothing was killed")
-		case !old:
+		if _, old := s.extras[what]; !old {
 			s.extras[what] = extra{time.Now()}
 		}
 	}
-	if wrong != nil {
-		return errors.New(strings.Join(wrong, "\n"))
+	if len(left) > 0 && time.Since(s.fault) > extraFor {
+		return errorf("%s left %v after the last fault", slices.Sorted(maps.Keys(left)), time.Since(s.fault).Round(time.Second))
 	}
 	return nil
+}
+
+// longLeft says that something has been left for so long that the faults are to
+// pause.
+func (s *soak) longLeft() bool {
+	for _, x := range s.extras {
+		if time.Since(x.since) > extraFor {
+			return true
+		}
+	}
+	return false
+}
+
+// rest lets nothing happen until nothing is left.
+func (s *soak) rest() error {
+	return wait(extraFor, "left", func() error {
+		if err := s.look(); err != nil {
+			return err
+		}
+		if len(s.extras) > 0 {
+			return errorf("%q", slices.Sorted(maps.Keys(s.extras)))
+		}
+		return nil
+	})
 }
 
 // knock is a ping that must be answered.
@@ -969,16 +984,7 @@ func (s *soak) end() error {
 	}
 	clear(s.guests)
 	// What was left by kills is gone in time, and so is all that serves a container.
-	err := wait(extraFor, "left", func() error {
-		if err := s.look(); err != nil {
-			return err
-		}
-		if len(s.extras) > 0 {
-			return errorf("%q", slices.Sorted(maps.Keys(s.extras)))
-		}
-		return nil
-	})
-	if err != nil {
+	if err := s.rest(); err != nil {
 		return err
 	}
 	time.Sleep(8 * time.Second) // announcements
