@@ -47,7 +47,7 @@ type holding struct {
 	settled  chan struct{} // not nil: on its way to disk, or off it
 	released bool          // by dockerd, but an endpoint had it still
 	attached bool          // an endpoint has been seen to have it
-	loaded   bool          // from the disk: an earlier plugin gave it
+	loaded   bool          // from the disk, and dockerd has not asked for it since
 
 	// How often the daemon of this generation has asked for it.
 	daemon uint64
@@ -538,6 +538,7 @@ func (h *holding) claimedIn(daemon uint64) int {
 func (h *holding) count(daemon uint64) {
 	h.claims = h.claimedIn(daemon) + 1
 	h.daemon = daemon
+	h.loaded = false
 }
 
 // purpose says what an address is held for.

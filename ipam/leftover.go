@@ -185,7 +185,7 @@ func (i *IPAM) leftBehind(p *pool, addr netip.Addr, h *holding, r AddressRequest
 	// for by value: its answer was cut off, so that dockerd knows nothing of it. If
 	// it does know, its endpoint and this one's cannot both be created.
 	cutOff := h.kind == KindEndpoint && h.loaded && !h.attached && r.Addr == addr && !r.Gateway &&
-		i.pending(p) <= 0 && !i.replaying(p)
+		i.pending(p) <= 0 && !i.replaying(p) && i.namers(p, addr) == 0
 	if !h.released && !retried && !cutOff {
 		return false
 	}
