@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -67,6 +68,7 @@ type way struct {
 	shim      netlinkutil.Shim
 	hosts     []netip.Addr // the host's addresses that containers route to
 	neighbour MAC          // of all containers, where they share one
+	parent    int          // the parent's index
 }
 
 func (d *Driver) way(n *Network) (way, error) {
@@ -78,7 +80,7 @@ func (d *Driver) way(n *Network) (way, error) {
 	if err != nil {
 		return way{}, err
 	}
-	w := way{hosts: hosts, shim: d.shim(n, parent)}
+	w := way{hosts: hosts, shim: d.shim(n, parent), parent: parent.Index}
 	if n.mode().RoutesByLink() {
 		return w, nil // no neighbours, and no router but the kernel itself
 	}
@@ -175,6 +177,8 @@ func (w way) source(e *Endpoint, of netip.Prefix) (source netip.Addr) {
 	}
 	return source
 }
+
+func (w way) shimAddresses() []netip.Addr { return []netip.Addr{w.shim.LinkLocal4, w.shim.LinkLocal6} }
 
 // nextHop is the shim's address by which containers route the host's of a
 // family, zero where they need none.
@@ -355,7 +359,7 @@ func (d *Driver) accessible(parent string) []*Endpoint {
 }
 
 // keepAccess brings the host access of a parent in line with the records.
-func (d *Driver) keepAccess(parent string) error {
+func (d *Driver) keepAccess(r *Report, parent string) error {
 	a := d.accessTo(parent)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -389,8 +393,11 @@ func (d *Driver) keepAccess(parent string) error {
 			wrong = append(wrong, err.Error())
 		}
 	}
-	var wanted []netlinkutil.HostRoute
 	for _, e := range endpoints {
+		d.showHost(r, w, e)
+	}
+	var wanted []netlinkutil.HostRoute
+	for _, e := range d.accessible(parent) {
 		wanted = append(wanted, w.hostRoutes(e)...)
 	}
 	needed := map[netip.Addr]bool{}
@@ -470,7 +477,7 @@ func (d *Driver) keepAllAccess(r *Report) {
 	d.mu.Unlock()
 	for parent := range parents {
 		wrong := ""
-		if err := d.keepAccess(parent); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := d.keepAccess(r, parent); err != nil && !errors.Is(err, os.ErrNotExist) {
 			wrong = err.Error()
 			r.left("host access to the containers on %s is not whole: %s", parent, wrong)
 		}
@@ -489,33 +496,12 @@ func (d *Driver) keepAllAccess(r *Report) {
 // what it gives. Default routes are dockerd's to choose between.
 func (d *Driver) sharedRoutes(ctx context.Context, e *Endpoint, sandbox string, routes []Route) ([]Route, error) {
 	d.mu.Lock()
-	has := map[netip.Prefix]bool{}
-	for id, o := range d.roommates[sandbox] {
-		if id != e.ID {
-			for _, p := range o.Routes {
-				has[p] = true
-			}
-		}
-	}
-	var given []Route
+	given := d.unshared(e, sandbox, routes)
 	var to []netip.Prefix
-	elsewhere := map[netip.Addr]bool{} // next hops that are on the link of another network
-	for _, r := range routes {
+	for _, r := range given {
 		if r.Destination.Bits() > 0 {
-			if has[r.Destination] {
-				if !r.NextHop.IsValid() && r.Destination.IsSingleIP() {
-					elsewhere[r.Destination.Addr()] = true
-				}
-				continue
-			}
-			if elsewhere[r.NextHop] {
-				d.logOf(e.NetworkID).Warnf("no route to %v: the container has router %v on another network already", r.Destination, r.NextHop)
-				continue
-			}
-			has[r.Destination] = true
 			to = append(to, r.Destination)
 		}
-		given = append(given, r)
 	}
 	if len(to) == 0 && len(e.Routes) == 0 {
 		d.mu.Unlock()
@@ -533,4 +519,115 @@ func (d *Driver) sharedRoutes(ctx context.Context, e *Endpoint, sandbox string, 
 		return nil, fmt.Errorf("endpoint %s: %w", Short(e.ID), err)
 	}
 	return given, nil
+}
+
+// unshared leaves out the routes that a container has from another of its networks.
+// The caller holds d.mu.
+func (d *Driver) unshared(e *Endpoint, sandbox string, routes []Route) (given []Route) {
+	has := map[netip.Prefix]bool{}
+	for id, o := range d.roommates[sandbox] {
+		if id != e.ID {
+			for _, p := range o.Routes {
+				has[p] = true
+			}
+		}
+	}
+	elsewhere := map[netip.Addr]bool{} // next hops that are on the link of another network
+	for _, r := range routes {
+		if r.Destination.Bits() > 0 {
+			if has[r.Destination] {
+				if !r.NextHop.IsValid() && r.Destination.IsSingleIP() {
+					elsewhere[r.Destination.Addr()] = true
+				}
+				continue
+			}
+			if elsewhere[r.NextHop] {
+				d.logOf(e.NetworkID).Warnf("no route to %v: the container has router %v on another network already", r.Destination, r.NextHop)
+				continue
+			}
+			has[r.Destination] = true
+		}
+		given = append(given, r)
+	}
+	return given
+}
+
+// lacking are the routes to the host that a container has from none of its
+// networks: the host's address has come after Join, or the network that it had them
+// from has been left.
+func (d *Driver) lacking(w way, e *Endpoint) []Route {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e = d.endpoints[e.ID]
+	if e == nil || !e.Arrived || e.ParentIndex != w.parent {
+		return nil
+	}
+	return slices.DeleteFunc(d.unshared(e, e.Sandbox, w.containerRoutes(e)), func(r Route) bool {
+		return slices.Contains(e.Routes, r.Destination)
+	})
+}
+
+// showHostTo is showHost for one endpoint that may lack some now.
+func (d *Driver) showHostTo(n *Network, e *Endpoint) {
+	if !n.Options.HostAccess {
+		return
+	}
+	w, err := d.way(n)
+	if err != nil {
+		return // it is done with the next change of the parent
+	}
+	a := d.accessTo(n.parent())
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	d.showHost(&Report{}, w, e)
+}
+
+// showHostToRoommates is showHostTo for those that may have had their routes from
+// an endpoint that has been deleted.
+func (d *Driver) showHostToRoommates(e *Endpoint) {
+	d.mu.Lock()
+	roommates := slices.Collect(maps.Values(d.roommates[e.Sandbox]))
+	d.mu.Unlock()
+	for _, o := range roommates {
+		if n, err := d.network(o.NetworkID); err == nil && e.Sandbox != "" && len(e.Routes) > 0 {
+			d.companions.Go(func() { d.showHostTo(n, o) })
+		}
+	}
+}
+
+// showHost gives a container that runs the routes to the host that it lacks. The
+// caller holds the mutex of the parent's access.
+func (d *Driver) showHost(r *Report, w way, e *Endpoint) {
+	lacking := d.lacking(w, e)
+	if len(lacking) == 0 || d.isLeaving(e) {
+		return
+	}
+	var routes []netlinkutil.InterfaceRoute
+	var to []netip.Prefix
+	var said []string
+	for _, l := range lacking {
+		routes = append(routes, netlinkutil.RouteTo(l.Destination, l.NextHop))
+		to = append(to, l.Destination)
+		if !slices.Contains(w.shimAddresses(), l.Destination.Addr()) {
+			said = append(said, l.Destination.Addr().String())
+		}
+	}
+	err := d.kernel.AddRoutes(e.Sandbox, d.endpointAlias(e.NetworkID, e.ID), routes)
+	switch {
+	case err == nil:
+		after, ok := d.update(e.ID, func(e *Endpoint) { e.Routes = append(slices.Clone(e.Routes), to...) })
+		if !ok {
+			return
+		}
+		r.did("gave endpoint %s (%s) its routes to the host's %s", Short(e.ID), e.addresses(), strings.Join(said, ", "))
+		d.logOfEndpoint(e.NetworkID, e.ID).Infof("gave its container the routes to the host's %s", strings.Join(said, ", "))
+		if n, err := d.network(e.NetworkID); err == nil {
+			if parent, inside, err := d.inside(n, e.ID, e.Sandbox); err == nil {
+				d.picture(after.ID, inside, parent)
+			}
+		}
+	case errors.Is(err, netlinkutil.ErrNoSandbox), errors.Is(err, os.ErrNotExist): // it ends, or its interface has gone with its parent
+	default:
+		r.left("endpoint %s (%s) has no route to the host's %s until its container is restarted: %v", Short(e.ID), e.addresses(), strings.Join(said, ", "), err)
+	}
 }

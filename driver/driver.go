@@ -49,6 +49,8 @@ type Sandboxes interface {
 	// Restore makes a sub-interface there as it was, or completes one that is there.
 	Restore(sandbox string, s netlinkutil.SubInterface, as netlinkutil.Interface) error
 	RaiseMTU(sandbox, alias string, mtu int) error
+	// AddRoutes leaves the routes that there are.
+	AddRoutes(sandbox, alias string, routes []netlinkutil.InterfaceRoute) error
 	RemoveInside(sandbox, alias string) error
 }
 

@@ -424,6 +424,7 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID strin
 			d.revoke(n, e)
 			d.answer(n)
 		}
+		d.showHostToRoommates(e)
 		d.logOfEndpoint(networkID, e.ID).Info("endpoint deleted")
 	})
 }

@@ -214,6 +214,7 @@ func (d *Driver) pictureSoon(ctx context.Context, n *Network, e *Endpoint) {
 		if !sleep(ctx, after) {
 			return
 		}
+		d.showHostTo(n, e)
 		if parent, inside, err := d.inside(n, e.ID, e.Sandbox); err == nil {
 			d.picture(e.ID, inside, parent)
 		}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -596,6 +597,87 @@ func TestWatchMends(t *testing.T) {
 			if _, err := b.inside(e); err != nil {
 				t.Error(err)
 			}
+		}
+	})
+}
+
+// The host gets an address while containers run, which then know it.
+func TestHostIsShown(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		forbid bool
+		want   string // routes to the new address
+		left   int
+	}{
+		{name: "entry", want: "192.168.50.3/32 via 169.254.50.2"},
+		{name: "no entry", forbid: true, left: 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, b *bench) {
+				b.hostIsOnLAN()
+				b.create(accessible("net", "eth0", mode.Default))
+				e := on("net", "one", 10)
+				b.run(e)
+				b.kernel.ForbidEntry(tt.forbid)
+				b.kernel.AddAddress("eth0", netip.MustParsePrefix("192.168.50.3/24"))
+				if r := b.Reconcile(); len(r.Left) != tt.left {
+					t.Errorf("left %q", r.Left)
+				}
+				b.kernel.ForbidEntry(false)
+				in, err := b.inside(e)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var got []string
+				for _, r := range in.Routes {
+					if r.To == netip.MustParsePrefix("192.168.50.3/32") {
+						got = append(got, r.String())
+					}
+				}
+				if strings.Join(got, ";") != tt.want {
+					t.Errorf("%q, want %q", got, tt.want)
+				}
+				if !tt.forbid {
+					_, now, _ := b.endpoint(e.NetworkID, e.ID)
+					if !reflect.DeepEqual(*now.Interface, in) {
+						t.Errorf("pictured as %+v, and is %+v", *now.Interface, in)
+					}
+					if r := b.Reconcile(); len(r.Done) > 0 {
+						t.Errorf("again: %q", r.Done)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A container on two networks of a parent has its routes to the host from the one,
+// and from the other when it leaves that.
+func TestHostIsShownByTheOtherNetwork(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.hostIsOnLAN()
+		b.create(accessible("a", "eth0", mode.Default), accessible("b", "eth0", mode.Default))
+		one, two := on("a", "one", 10), on("b", "two", 11)
+		b.run(one)
+		if _, err := b.CreateEndpoint(ctx, two); err != nil {
+			t.Fatal(err)
+		}
+		if p, err := b.Join(ctx, two.NetworkID, two.ID, sandbox(one.ID)); err != nil || len(p.Routes) > 0 {
+			t.Fatalf("%+v, %v", p.Routes, err)
+		}
+		if err := b.kernel.MoveTo(linkName(two.ID), sandbox(one.ID), netlinkutil.Interface{Name: "eth1", MTU: 1500, Up: true, Addrs: two.prefixes()}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		b.Leave(ctx, one.NetworkID, one.ID)
+		b.kernel.RemoveInside(sandbox(one.ID), b.endpointAlias(one.NetworkID, one.ID))
+		if err := b.DeleteEndpoint(ctx, one.NetworkID, one.ID); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		in, err := b.kernel.Inside(sandbox(one.ID), b.endpointAlias(two.NetworkID, two.ID))
+		if err != nil || !strings.Contains(fmt.Sprint(in.Routes), "192.168.50.2/32 via 169.254.50.2") {
+			t.Errorf("%v, %v", in.Routes, err)
 		}
 	})
 }

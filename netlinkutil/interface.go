@@ -5,6 +5,8 @@ import (
 	"path"
 	"regexp"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Interface is a link in a container: what must be known to make it again. Two
@@ -45,6 +47,16 @@ type InterfaceRoute struct {
 	Protocol int          `json:"proto,omitempty"` // RTPROT_…
 	TOS      int          `json:"tos,omitempty"`
 	MTU      int          `json:"mtu,omitempty"` // bytes, 0: the link's
+}
+
+// RouteTo is a route as dockerd makes one, via a next hop or, without, to what is on
+// the link.
+func RouteTo(to netip.Prefix, via netip.Addr) InterfaceRoute {
+	n := InterfaceRoute{To: to, Via: via, Protocol: unix.RTPROT_BOOT}
+	if !via.IsValid() && to.Addr().Is4() {
+		n.Scope = unix.RT_SCOPE_LINK
+	}
+	return n
 }
 
 // sandboxKey is the name of a container's netns: the first 12 digits of the

@@ -371,6 +371,19 @@ func (r *room) raiseMTU(k netlink.Link, mtu int) error {
 	return Explain(r.nl.LinkSetMTU(k, mtu), "", fmt.Sprintf("setting the MTU of the container's link %s to %d", a.Name, mtu))
 }
 
+// AddRoutes makes routes by the link of that alias in a sandbox; where the container
+// has one to the same destination, that one stays.
+func (h *Host) AddRoutes(sandbox, alias string, routes []InterfaceRoute) error {
+	_, err := enter(h, sandbox, func(r *room) (struct{}, error) {
+		k, err := r.link(alias)
+		if err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, r.complete(routes, k.Attrs().Index, true)
+	})
+	return err
+}
+
 // RemoveInside deletes the link of that alias in a sandbox; an absent one is
 // success, and so is an absent sandbox.
 func (h *Host) RemoveInside(sandbox, alias string) error {

@@ -166,6 +166,7 @@ func sandboxClauses() []clause {
 		{"restore beside another link", nil, testRestoreBeside},
 		{"restore without IPv6", nil, testRestoreWithoutIPv6},
 		{"mtu of a container", nil, testRaiseMTU},
+		{"routes of a container", nil, testAddRoutes},
 		{"remove inside", nil, testRemoveInside},
 		{"inside all", nil, testInsideAll},
 	}
@@ -422,6 +423,27 @@ func testRestoreWithoutIPv6(t *testing.T, w world) {
 	ok(t, w.Restore(box, s, want))
 	want.Addrs, want.Routes = want.Addrs[:3], want.Routes[:5]
 	pictured(t, w, s, want)
+}
+
+func testAddRoutes(t *testing.T, w world) {
+	w.AddNIC("eth0")
+	s := sub("ul-1", mode.Default)
+	add(t, w, s)
+	want := plain()
+	ok(t, w.MoveTo("ul-1", box, want))
+	at := netip.MustParseAddr("169.254.50.2")
+	more := []netlinkutil.InterfaceRoute{ // the first needs the second
+		{To: netip.MustParsePrefix("192.168.50.2/32"), Via: at, Protocol: 3},
+		{To: netip.PrefixFrom(at, 32), Scope: 253, Protocol: 3},
+	}
+	ok(t, w.AddRoutes(box, s.Alias, more))
+	want.Routes = append(want.Routes, more...)
+	pictured(t, w, s, want)
+	ok(t, w.AddRoutes(box, s.Alias, []netlinkutil.InterfaceRoute{{To: more[0].To, Scope: 253, Protocol: 3}})) // there is one
+	ok(t, w.AddRoutes(box, s.Alias, more))
+	pictured(t, w, s, want)
+	refused(t, w.AddRoutes(box, "another", more), netlinkutil.ErrNotFound)
+	refused(t, w.AddRoutes(otherBox, s.Alias, more), netlinkutil.ErrNoSandbox)
 }
 
 func testRaiseMTU(t *testing.T, w world) {

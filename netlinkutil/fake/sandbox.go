@@ -239,6 +239,25 @@ func (k *Kernel) RaiseMTU(sandbox, alias string, mtu int) error {
 	return nil
 }
 
+// AddRoutes makes routes by a link in a sandbox, as Host's does.
+func (k *Kernel) AddRoutes(sandbox, alias string, routes []netlinkutil.InterfaceRoute) error {
+	k.mu.Lock()
+	defer k.unlock()
+	if err := k.enter("AddRoutes", sandbox); err != nil {
+		return err
+	}
+	l := k.in(sandbox, alias)
+	if l == nil {
+		return fmt.Errorf("%w: the container has no link %q any more", netlinkutil.ErrNotFound, alias)
+	}
+	for _, n := range routes {
+		if !k.routed(sandbox, n) {
+			l.inside.Routes = append(l.inside.Routes, n)
+		}
+	}
+	return nil
+}
+
 // RemoveInside deletes a link in a sandbox, as Host's does.
 func (k *Kernel) RemoveInside(sandbox, alias string) error {
 	k.mu.Lock()
