@@ -35,6 +35,8 @@ type AddressRequest struct {
 	Addr    netip.Addr // zero: any
 	Gateway bool       // as a network's gateway
 	Name    string     // the container's name, where dockerd tells it
+
+	leased bool // the LAN's server has given Addr
 }
 
 // holding is one address held.
@@ -57,7 +59,7 @@ type holding struct {
 // RequestAddress holds an address and returns it with the mask of the subnet.
 // Asking again for a gateway is no error, and neither is what dockerd asks
 // again when it replays its networks after a restart.
-func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (netip.Prefix, error) {
+func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (_ netip.Prefix, err error) {
 	subnet, within, err := ParsePoolID(r.PoolID)
 	if err != nil {
 		return netip.Prefix{}, err
@@ -83,6 +85,19 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (netip.Pref
 			return netip.Prefix{}, fmt.Errorf("%w %q; remove the network and create it again", ErrUnknownPool, r.PoolID)
 		}
 		t := p.termsOf(r.PoolID, within)
+		if !r.leased && i.leased(p, t, r) {
+			r.Addr, err = i.lease(ctx, p, t, r)
+			if err != nil {
+				return netip.Prefix{}, err
+			}
+			r.leased, proven = true, r.Addr
+			defer func() {
+				if err != nil {
+					i.leases.Refuse(r.Addr, err)
+				}
+			}()
+			continue
+		}
 		addr, do, err := i.choose(p, t, r, proven)
 		if err != nil {
 			i.mu.Unlock()
@@ -434,11 +449,11 @@ func (p *pool) gateway() (lowest netip.Addr, ok bool) {
 
 // newHolding is what a request makes of an address.
 func (i *IPAM) newHolding(p *pool, r AddressRequest) *holding {
-	h := &holding{kind: KindEndpoint, name: r.Name, since: i.now(), static: r.Addr.IsValid(), daemon: i.daemon, claims: 1}
+	h := &holding{kind: KindEndpoint, name: r.Name, since: i.now(), static: r.Addr.IsValid() && !r.leased, daemon: i.daemon, claims: 1}
 	switch {
 	case r.Gateway:
 		h.kind = KindGateway
-	case r.Addr.IsValid() && r.Name == "" && (i.replaying(p) || i.pending(p) > 0):
+	case r.Addr.IsValid() && r.Name == "" && !r.leased && (i.replaying(p) || i.pending(p) > 0):
 		h.kind = KindReserved
 	}
 	return h
@@ -503,7 +518,7 @@ func (i *IPAM) claim(p *pool, addr netip.Addr, h *holding, r AddressRequest) err
 	case r.Gateway && h.kind == KindGateway && (namers > 0 || !used):
 		h.count(i.daemon)
 		return nil // another machine: networks share it
-	case r.Name != "":
+	case r.Name != "" || r.leased:
 		// Certainly a container of now: a replay names none.
 	case h.kind == KindGateway && namers == 0:
 	case !r.Gateway && i.replaying(p) && h.claimedIn(i.daemon) < max(1, namers):
@@ -641,6 +656,7 @@ func (i *IPAM) free(b *batch, p *pool, addr netip.Addr, h *holding) {
 		if err == nil {
 			p.unkeep(addr)
 			p.rest(addr, r)
+			i.freed(addr)
 		}
 	})
 }

@@ -45,6 +45,7 @@ type Config struct {
 	DefaultPools []DefaultPool
 	Host         Host          // nil: no pool can be read from a NIC
 	Detector     Detector      // nil: no LAN is asked about anything
+	Leases       Leases        // nil: no server is asked for addresses
 	Log          *logrus.Entry // nil: no log
 	// Grace is for how long something that nobody is known to need stays held;
 	// 0 stands for a minute.
@@ -67,6 +68,7 @@ type IPAM struct {
 	users      Users
 	host       Host
 	detector   Detector
+	leases     Leases
 	defaults   []DefaultPool
 	log        *logrus.Entry
 	ctx        context.Context // ends with Close
@@ -105,6 +107,7 @@ func New(st *store.Store, users Users, cfg Config) (*IPAM, error) {
 		users:    users,
 		host:     cfg.Host,
 		detector: cfg.Detector,
+		leases:   cfg.Leases,
 		defaults: cfg.DefaultPools,
 		log:      cfg.Log,
 		now:      time.Now,

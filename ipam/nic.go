@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -24,7 +25,10 @@ const sameCreation = 10 * time.Second
 
 // locate finds out which subnet is asked for: the one named, or the one of a
 // NIC. The host is asked, so the lock must not be held.
-func (i *IPAM) locate(r PoolRequest, o options.Pool) (*offer, error) {
+func (i *IPAM) locate(ctx context.Context, r PoolRequest, o options.Pool) (*offer, error) {
+	if o.DHCP.On() && i.leases == nil {
+		return nil, errNoLeases
+	}
 	named := o.Subnet(r.V6)
 	if r.Subnet.IsValid() {
 		if named.IsValid() && named != r.Subnet {
@@ -39,6 +43,9 @@ func (i *IPAM) locate(r PoolRequest, o options.Pool) (*offer, error) {
 	}
 	if o.Private {
 		return &offer{}, nil
+	}
+	if o.DHCP.V4 && !r.V6 && !named.IsValid() {
+		return i.askServer(ctx, o)
 	}
 	return i.read(o.Parent, named, r.V6)
 }

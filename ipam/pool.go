@@ -141,7 +141,7 @@ func (i *IPAM) RequestPool(ctx context.Context, r PoolRequest) (_ Pool, err erro
 	if err := ctx.Err(); err != nil {
 		return Pool{}, err
 	}
-	found, err := i.locate(r, o)
+	found, err := i.locate(ctx, r, o)
 	if err != nil {
 		return Pool{}, err
 	}
@@ -334,6 +334,7 @@ func (i *IPAM) drop(b *batch, p *pool) {
 	b.onSettle(func(err error) {
 		if err == nil {
 			i.pools.Delete(p)
+			i.freed(slices.Collect(maps.Keys(p.held))...)
 		}
 		p.settle()
 	})

@@ -49,6 +49,7 @@ type Pool struct {
 	Rest       time.Duration           `json:"rest"`              // from an address's release to its next holder; 0 for none
 	ProbeWait  time.Duration           `json:"probe_wait"`        // from a probe to the conclusion that nobody answers
 	ProbeAhead int                     `json:"probe_ahead"`       // free addresses that are kept probed
+	DHCP       DHCP                    `json:"dhcp,omitzero"`
 }
 
 // Range is a run of addresses of one family, both ends included.
@@ -111,7 +112,7 @@ func (p *Pool) Reserved(name string, v6 bool) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-var poolTable = []option[Pool]{
+var poolTable = append([]option[Pool]{
 	{Option{"parent", "the name of a link of the host, such as eth0, or eth0.10 for VLAN 10 on eth0", "the link of the default route",
 		"the NIC whose subnet and gateway the pool takes"},
 		func(p *Pool, v string) error { p.Parent = v; return linkName(v) }},
@@ -145,7 +146,7 @@ var poolTable = []option[Pool]{
 	{Option{"probe_ahead", "a number of addresses, 0 to 64", "8",
 		"how many free addresses are probed before anybody asks"},
 		func(p *Pool, v string) (err error) { p.ProbeAhead, err = number(v, 0, 64); return err }},
-}
+}, dhcpTable(func(p *Pool) *DHCP { return &p.DHCP })...)
 
 // Pools lists the --ipam-opt options.
 func Pools() []Option { return rows(poolTable) }
@@ -155,6 +156,15 @@ func ParsePool(given map[string]string) (Pool, error) {
 	p := Pool{Conflict: Probe, Rest: defaultRest, ProbeWait: defaultProbeWait, ProbeAhead: defaultProbeAhead}
 	if err := parse("--ipam-opt", poolTable, given, &p); err != nil {
 		return Pool{}, err
+	}
+	if err := p.DHCP.check("--ipam-opt"); err != nil {
+		return Pool{}, err
+	}
+	if p.DHCP.On() && p.Private {
+		return Pool{}, errors.New("--ipam-opt pool=private and --ipam-opt dhcp exclude each other: a network without a NIC has no server")
+	}
+	if p.DHCP.On() && (p.Exclude != nil || p.Reserve != nil) {
+		return Pool{}, fmt.Errorf("--ipam-opt %s does not go with dhcp: the server decides who gets what; tell it there", map[bool]string{true: "exclude", false: "reserve"}[p.Exclude != nil])
 	}
 	if p.Private && (p.Parent != "" || p.Subnets != nil) {
 		return Pool{}, fmt.Errorf("--ipam-opt pool=private and --ipam-opt %s exclude each other; give one of them", firstOf(p.Parent, "parent", "subnet"))
