@@ -49,6 +49,7 @@ type Sandboxes interface {
 	// Restore makes a sub-interface there as it was, or completes one that is there.
 	Restore(sandbox string, s netlinkutil.SubInterface, as netlinkutil.Interface) error
 	RaiseMTU(sandbox, alias string, mtu int) error
+	Readdress(sandbox, alias string, c netlinkutil.Readdressing) error
 	// AddRoutes leaves the routes that there are.
 	AddRoutes(sandbox, alias string, routes []netlinkutil.InterfaceRoute) error
 	RemoveInside(sandbox, alias string) error
@@ -59,6 +60,9 @@ type Holdings interface {
 	// Name tells the name of the container behind an address, where Docker has
 	// told it (Docker 29 and later, to the IPAM driver).
 	Name(netip.Addr) (name string, ok bool)
+	// MAC is that under which the LAN's own server has given an address, nil where
+	// it goes by another identifier; not ok if no server has.
+	MAC(netip.Addr) (mac net.HardwareAddr, ok bool)
 	// Ended says that the endpoint that had an address has ended without dockerd
 	// having said so.
 	Ended(netip.Addr)
@@ -273,7 +277,7 @@ func (d *Driver) add(e *Endpoint) {
 	if n.ForeignIPAM {
 		return
 	}
-	for _, p := range e.prefixes() {
+	for _, p := range e.everyAddress() {
 		d.addresses[p.Addr()] = e
 	}
 }
@@ -298,7 +302,7 @@ func (d *Driver) drop(e *Endpoint) {
 	if o := d.macs[macOn{d.parentOf(e), string(e.MAC)}]; o != nil && o.ID == e.ID {
 		delete(d.macs, macOn{d.parentOf(e), string(e.MAC)})
 	}
-	for _, p := range e.prefixes() {
+	for _, p := range e.everyAddress() {
 		if o := d.addresses[p.Addr()]; o != nil && o.ID == e.ID {
 			delete(d.addresses, p.Addr())
 		}
@@ -374,6 +378,39 @@ func (d *Driver) Uses(subnet netip.Prefix) bool {
 		}
 	}
 	return false
+}
+
+// LAN is where the containers of a subnet are.
+type LAN struct {
+	Link   string
+	MAC    net.HardwareAddr // of the link
+	Shared bool             // the containers have that one, too
+}
+
+// LANOf returns where the containers of a subnet are, by the networks on it whose
+// addresses are underlay's. The error says why that is not to be told.
+func (d *Driver) LANOf(subnet netip.Prefix) (LAN, error) {
+	var found *Network
+	d.mu.Lock()
+	for _, n := range d.networks {
+		if n.ForeignIPAM || !slices.ContainsFunc(n.Subnets, func(s Subnet) bool { return s.Prefix.Masked() == subnet }) {
+			continue
+		}
+		if found != nil && (found.parent() != n.parent() || found.mode().SharesMAC() != n.mode().SharesMAC()) {
+			d.mu.Unlock()
+			return LAN{}, fmt.Errorf("networks %s and %s are on %v, but not on one parent and of one kind: which of them the lease is for is not known; give each a subnet of its own", Short(found.ID), Short(n.ID), subnet)
+		}
+		found = n
+	}
+	d.mu.Unlock()
+	if found == nil {
+		return LAN{}, fmt.Errorf("underlay knows no network on %v", subnet)
+	}
+	parent, err := d.readyParent(found)
+	if err != nil {
+		return LAN{}, fmt.Errorf("network %s: %w", Short(found.ID), err)
+	}
+	return LAN{Link: parent.Name, MAC: parent.MAC, Shared: found.mode().SharesMAC() || found.mode().Alone()}, nil
 }
 
 // Holder tells which endpoint holds an address.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -40,6 +41,8 @@ type bench struct {
 type containerNames map[netip.Addr]string
 
 func (c containerNames) Name(a netip.Addr) (string, bool) { n, ok := c[a]; return n, ok }
+
+func (c containerNames) MAC(netip.Addr) (net.HardwareAddr, bool) { return nil, false }
 
 func (c containerNames) Ended(netip.Addr) {}
 

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -37,15 +38,31 @@ type Endpoint struct {
 	// DeviceID is the sub-interface's, where it shares the parent's MAC and the
 	// host must know which addresses it makes for itself; see netlinkutil.Link.
 	DeviceID uint16 `json:"deviceID,omitempty"`
+	// Leased is what the LAN's own server has given the container since in the place
+	// of IPv4, which Docker goes on showing.
+	Leased netip.Prefix `json:"leased,omitzero"`
 }
 
 // prefixes are the addresses that an endpoint has, with the lengths of their
 // subnets.
 func (e *Endpoint) prefixes() (ps []netip.Prefix) {
-	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+	v4 := e.IPv4
+	if e.Leased.IsValid() {
+		v4 = e.Leased
+	}
+	for _, p := range []netip.Prefix{v4, e.IPv6} {
 		if p.IsValid() {
 			ps = append(ps, p)
 		}
+	}
+	return ps
+}
+
+// everyAddress is prefixes, and what Docker shows in the place of one.
+func (e *Endpoint) everyAddress() []netip.Prefix {
+	ps := e.prefixes()
+	if e.Leased.IsValid() && e.Leased != e.IPv4 {
+		ps = append(ps, e.IPv4)
 	}
 	return ps
 }
@@ -142,6 +159,7 @@ func (d *Driver) CreateEndpoint(ctx context.Context, req Endpoint) (MAC, error) 
 // other endpoint of the parent has. submitted is nil for one that is known.
 func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e *Endpoint, submitted <-chan error, err error) {
 	who := d.identity(req) // asks the IPAM: not under the lock
+	leased, byMAC := d.leasedTo(req)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if e := d.endpoints[req.ID]; e != nil {
@@ -162,6 +180,13 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 	e = &req
 	e.ParentIndex = parent.Index
 	switch {
+	case byMAC && e.MAC != nil && !bytes.Equal(e.MAC, leased):
+		return nil, nil, fmt.Errorf("--mac-address %v does not go with --ipam-opt dhcp: the lease of %v is that of %v, taken before Docker tells a MAC; use --ipam-driver null -o dhcp=true for MACs of your own", e.MAC, e.IPv4.Addr(), leased)
+	case byMAC && e.MAC == nil && !n.mode().SharesMAC() && !n.mode().Alone():
+		if o := d.withMAC(n, leased); o != nil {
+			return nil, nil, fmt.Errorf("the lease of %v is that of MAC %v, which endpoint %s has; stop that container", e.IPv4.Addr(), leased, Short(o.ID))
+		}
+		e.MAC = leased
 	case e.MAC != nil:
 		if o := d.withMAC(n, e.MAC); o != nil {
 			return nil, nil, fmt.Errorf("--mac-address %v is taken on parent %s by endpoint %s; give another or stop that container", e.MAC, n.parent(), Short(o.ID))
@@ -221,6 +246,15 @@ func (d *Driver) anyOn(parent string) *Endpoint {
 
 func (d *Driver) withMAC(n *Network, mac MAC) *Endpoint {
 	return d.macs[macOn{n.parent(), string(mac)}]
+}
+
+// leasedTo is the MAC by which the LAN's server knows an endpoint's address.
+func (d *Driver) leasedTo(req Endpoint) (MAC, bool) {
+	if !req.IPv4.IsValid() {
+		return nil, false
+	}
+	mac, ok := d.holdings.MAC(req.IPv4.Addr())
+	return MAC(mac), ok && mac != nil
 }
 
 // identity is what stays the same of a container when it is made anew: its

@@ -182,6 +182,14 @@ func (i *IPAM) Name(addr netip.Addr) (name string, ok bool) {
 	return h.name, true
 }
 
+// Held tells whether an address is held.
+func (i *IPAM) Held(addr netip.Addr) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	p := i.around(addr)
+	return p != nil && p.held[addr] != nil
+}
+
 // holder asks the driver who has an address.
 func (i *IPAM) holder(addr netip.Addr) (what string, ok bool) {
 	if i.users == nil {

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -47,6 +48,33 @@ type InterfaceRoute struct {
 	Protocol int          `json:"proto,omitempty"` // RTPROT_…
 	TOS      int          `json:"tos,omitempty"`
 	MTU      int          `json:"mtu,omitempty"` // bytes, 0: the link's
+}
+
+// Readdressing is a change of a container's IPv4 address, and with it, where they are
+// told, of its router.
+type Readdressing struct {
+	Was, Is             netip.Prefix
+	RouterWas, RouterIs netip.Addr
+}
+
+// Of is an interface after the change.
+func (c Readdressing) Of(i Interface) Interface {
+	i.Addrs, i.Routes = slices.Clone(i.Addrs), slices.Clone(i.Routes)
+	if at := slices.Index(i.Addrs, c.Was); at >= 0 {
+		i.Addrs[at] = c.Is
+	} else if !slices.Contains(i.Addrs, c.Is) {
+		i.Addrs = slices.Insert(i.Addrs, 0, c.Is)
+	}
+	for at := range i.Routes {
+		n := &i.Routes[at]
+		if n.Source == c.Was.Addr() {
+			n.Source = c.Is.Addr()
+		}
+		if c.RouterIs.IsValid() && n.Via == c.RouterWas && n.Via.IsValid() {
+			n.Via = c.RouterIs
+		}
+	}
+	return i
 }
 
 // RouteTo is a route as dockerd makes one, via a next hop or, without, to what is on

@@ -384,6 +384,59 @@ func (h *Host) AddRoutes(sandbox, alias string, routes []InterfaceRoute) error {
 	return err
 }
 
+// Readdress gives the link of that alias in a sandbox an IPv4 address in the place of
+// another, and its routes the new one for a source and router for a next hop. What
+// has been done already is success.
+func (h *Host) Readdress(sandbox, alias string, c Readdressing) error {
+	_, err := enter(h, sandbox, func(r *room) (struct{}, error) {
+		k, err := r.link(alias)
+		if err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, r.readdress(k, c)
+	})
+	return err
+}
+
+// Without its last address a link loses all routes of the family, so that the new
+// one comes first; without its first of a subnet it may lose the others there
+// (net/ipv4/devinet.c, __inet_del_ifa), so that they are set once more.
+func (r *room) readdress(k netlink.Link, c Readdressing) error {
+	name := k.Attrs().Name
+	was, err := r.picture(k)
+	if err != nil {
+		return err
+	}
+	want := c.Of(was)
+	give := func() error {
+		for _, p := range want.Addrs {
+			err := r.nl.AddrAdd(k, &netlink.Addr{IPNet: ipnet(p)})
+			if p.Addr().Is4() && err != nil && !errors.Is(err, unix.EEXIST) {
+				return Explain(err, "", fmt.Sprintf("giving the container's link %s the address %s", name, p))
+			}
+		}
+		return nil
+	}
+	if err := give(); err != nil {
+		return err
+	}
+	for i, n := range was.Routes {
+		if n != want.Routes[i] {
+			err := r.nl.RouteDel(&netlink.Route{LinkIndex: k.Attrs().Index, Dst: ipnet(n.To), Gw: n.Via.AsSlice(), Table: n.Table, Priority: n.Metric, Tos: n.TOS, Scope: netlink.Scope(n.Scope), Protocol: netlink.RouteProtocol(n.Protocol)})
+			if err != nil && !errors.Is(err, unix.ESRCH) {
+				return Explain(err, "", "taking the container's route "+n.String())
+			}
+		}
+	}
+	if err := r.nl.AddrDel(k, &netlink.Addr{IPNet: ipnet(c.Was)}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) && c.Was != c.Is {
+		return Explain(err, "", fmt.Sprintf("taking the address %s from the container's link %s", c.Was, name))
+	}
+	if err := give(); err != nil {
+		return err
+	}
+	return r.complete(want.Routes, k.Attrs().Index, true)
+}
+
 // RemoveInside deletes the link of that alias in a sandbox; an absent one is
 // success, and so is an absent sandbox.
 func (h *Host) RemoveInside(sandbox, alias string) error {

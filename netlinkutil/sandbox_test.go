@@ -166,6 +166,7 @@ func sandboxClauses() []clause {
 		{"restore beside another link", nil, testRestoreBeside},
 		{"restore without IPv6", nil, testRestoreWithoutIPv6},
 		{"mtu of a container", nil, testRaiseMTU},
+		{"another address", nil, testReaddress},
 		{"routes of a container", nil, testAddRoutes},
 		{"remove inside", nil, testRemoveInside},
 		{"inside all", nil, testInsideAll},
@@ -444,6 +445,43 @@ func testAddRoutes(t *testing.T, w world) {
 	pictured(t, w, s, want)
 	refused(t, w.AddRoutes(box, "another", more), netlinkutil.ErrNotFound)
 	refused(t, w.AddRoutes(otherBox, s.Alias, more), netlinkutil.ErrNoSandbox)
+}
+
+func testReaddress(t *testing.T, w world) {
+	w.AddNIC("eth0")
+	s := sub("ul-1", mode.Default)
+	add(t, w, s)
+	was, router := netip.MustParsePrefix("192.168.50.10/24"), netip.MustParseAddr("192.168.50.1")
+	have := netlinkutil.Interface{
+		Name: "eth0", MTU: 1500, Up: true,
+		Addrs: []netip.Prefix{was, netip.MustParsePrefix("192.168.50.200/24"), netip.MustParsePrefix("fd00:50::a/64")},
+		Routes: []netlinkutil.InterfaceRoute{
+			netlinkutil.RouteTo(netip.MustParsePrefix("0.0.0.0/0"), router),
+			{To: netip.MustParsePrefix("10.20.0.0/16"), Via: router, Source: was.Addr(), Protocol: 3},
+			netlinkutil.RouteTo(netip.MustParsePrefix("169.254.50.2/32"), netip.Addr{}),
+		},
+	}
+	ok(t, w.MoveTo("ul-1", box, have))
+	have = pictured(t, w, s, have)
+	for _, c := range []netlinkutil.Readdressing{
+		{Was: was, Is: netip.MustParsePrefix("192.168.50.11/24")},
+		{Was: netip.MustParsePrefix("192.168.50.11/24"), Is: netip.MustParsePrefix("192.168.51.7/24"), RouterWas: router, RouterIs: netip.MustParseAddr("192.168.51.1")},
+	} {
+		ok(t, w.Readdress(box, s.Alias, c))
+		have = c.Of(have)
+		slices.SortFunc(have.Addrs, netip.Prefix.Compare)
+		got, err := w.Inside(box, s.Alias)
+		ok(t, err)
+		slices.SortFunc(got.Addrs, netip.Prefix.Compare)
+		byText := func(a, b netlinkutil.InterfaceRoute) int { return strings.Compare(a.String(), b.String()) }
+		slices.SortFunc(got.Routes, byText)
+		slices.SortFunc(have.Routes, byText)
+		if !reflect.DeepEqual(got, have) {
+			t.Errorf("it has %+v\nwant %+v", got, have)
+		}
+		ok(t, w.Readdress(box, s.Alias, c))
+	}
+	refused(t, w.Readdress(box, "another", netlinkutil.Readdressing{Was: was, Is: was}), netlinkutil.ErrNotFound)
 }
 
 func testRaiseMTU(t *testing.T, w world) {

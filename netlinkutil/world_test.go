@@ -49,6 +49,7 @@ type verbs interface {
 	Inside(sandbox, alias string) (netlinkutil.Interface, error)
 	Restore(sandbox string, s netlinkutil.SubInterface, want netlinkutil.Interface) error
 	RaiseMTU(sandbox, alias string, mtu int) error
+	Readdress(sandbox, alias string, c netlinkutil.Readdressing) error
 	AddRoutes(sandbox, alias string, routes []netlinkutil.InterfaceRoute) error
 	RemoveInside(sandbox, alias string) error
 	Sandboxes() ([]string, error)

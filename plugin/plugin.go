@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,7 +20,9 @@ import (
 	"underlay/driver"
 	"underlay/internal/store"
 	"underlay/ipam"
+	"underlay/ipam/dhcp"
 	"underlay/ipam/lan"
+	"underlay/ipam/lease"
 	"underlay/ipam/probe"
 	"underlay/netlinkutil"
 )
@@ -111,6 +114,8 @@ type parts struct {
 	store  *store.Store
 	driver *driver.Driver
 	ipam   *ipam.IPAM
+	dhcp   *dhcp.Client
+	book   *lease.Book
 
 	sightings <-chan probe.Sighting // of prober
 }
@@ -161,6 +166,7 @@ func (p *Plugin) Close() error {
 	}
 	p.parts.driver.Close()
 	p.parts.ipam.Close()
+	p.parts.dhcp.Close()
 	if p.parts.host != nil {
 		p.parts.prober.Close()
 	}
@@ -221,6 +227,7 @@ func (p *Plugin) load() {
 		known[networks[i].ID] = pools(&networks[i])
 	}
 	p.parts.ipam.Know(known)
+	p.parts.book.Resume(p.parts.ipam.Held)
 	p.workers.Go(p.forgetAbandoned)
 	if p.parts.host != nil {
 		p.workers.Go(p.follow)
@@ -289,8 +296,12 @@ func (p *Plugin) open() (_ parts, err error) {
 	if err != nil {
 		return o, err
 	}
+	if err = p.openLeases(&o); err != nil {
+		return o, err
+	}
+	settings.Leases = leases{o.book, o.driver, o.kernel}
 	o.ipam, err = ipam.New(o.store, o.driver, settings)
-	holdings.IPAM = o.ipam
+	holdings.IPAM, holdings.book = o.ipam, o.book
 	return o, err
 }
 
@@ -304,6 +315,7 @@ func (p *Plugin) follow() {
 			select {
 			case <-changed:
 				p.parts.prober.Rouse()
+				p.parts.dhcp.Rouse()
 			case <-p.ctx.Done():
 				return
 			}
@@ -344,4 +356,17 @@ func (p *Plugin) hear() {
 }
 
 // holdings hands the IPAM to the driver, which is made before it.
-type holdings struct{ *ipam.IPAM }
+type holdings struct {
+	*ipam.IPAM
+	book *lease.Book
+}
+
+// MAC is that by which a server knows the container that has an address, nil where
+// it goes by a client identifier.
+func (h *holdings) MAC(addr netip.Addr) (net.HardwareAddr, bool) {
+	mac, shared, ok := h.book.MAC(addr)
+	if shared {
+		mac = nil
+	}
+	return mac, ok
+}

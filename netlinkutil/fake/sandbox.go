@@ -258,6 +258,21 @@ func (k *Kernel) AddRoutes(sandbox, alias string, routes []netlinkutil.Interface
 	return nil
 }
 
+// Readdress changes the address of a link in a sandbox, as Host's does.
+func (k *Kernel) Readdress(sandbox, alias string, c netlinkutil.Readdressing) error {
+	k.mu.Lock()
+	defer k.unlock()
+	if err := k.enter("Readdress", sandbox); err != nil {
+		return err
+	}
+	l := k.in(sandbox, alias)
+	if l == nil {
+		return fmt.Errorf("%w: the container has no link %q any more", netlinkutil.ErrNotFound, alias)
+	}
+	l.inside = c.Of(l.inside)
+	return nil
+}
+
 // RemoveInside deletes a link in a sandbox, as Host's does.
 func (k *Kernel) RemoveInside(sandbox, alias string) error {
 	k.mu.Lock()

@@ -1,0 +1,412 @@
+package lease
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"underlay/internal/options"
+	"underlay/internal/store"
+	"underlay/ipam/dhcp"
+)
+
+// bucket holds the entries, by their key. The values are JSON.
+const bucket = "leases"
+
+// maxResting is how many identities without a container are remembered, over all
+// networks: those of containers that are gone for good are of no use.
+const maxResting = 1024
+
+// Client speaks with the servers. See package dhcp.
+type Client interface {
+	Acquire(context.Context, dhcp.Ask) (dhcp.Lease, error)
+	Discover(context.Context, dhcp.Ask) (dhcp.Terms, error)
+	Restore([]dhcp.Lease) error
+	Release(key string)
+	Forget(key string)
+	Decline(key, why string)
+}
+
+// Request is what a container needs a lease for.
+type Request struct {
+	Parent net.HardwareAddr // the link's own MAC
+	Link   string           // the parent
+	Shared bool             // its MAC is the container's, too: ipvlan
+	On     string           // what tells networks on the link apart: a pool's ID, a network's
+	MAC    net.HardwareAddr // given by the user; nil: derived
+	Name   string           // of the container, where dockerd tells it
+	Addr   netip.Addr       // that and no other; zero: any
+	Subnet netip.Prefix     // it must be in; zero: whichever
+	DHCP   options.DHCP
+}
+
+// Entry is one lease, or what is left of one for the next start.
+type Entry struct {
+	Key   string       `json:"key"`
+	On    string       `json:"on"`
+	Name  string       `json:"name,omitempty"`
+	Given netip.Prefix `json:"given"` // what Docker was told
+	Lease dhcp.Lease   `json:"lease"`
+	Keep  bool         `json:"keep,omitempty"`
+	Rests time.Time    `json:"rests,omitzero"` // since when no container has it; zero: one does
+	Lost  string       `json:"lost,omitempty"` // why the server's word is not to be had at present
+}
+
+// Drift is what the server has given that Docker does not know of, or zero.
+func (e *Entry) Drift() netip.Prefix {
+	if e.Lease.Addr.Addr() == e.Given.Addr() {
+		return netip.Prefix{}
+	}
+	return e.Lease.Addr
+}
+
+// Config is what a Book works with.
+type Config struct {
+	Client Client
+	Store  *store.Store
+	Log    *logrus.Entry
+	// Changed is told, one after the other, what a running container is to have
+	// from now on in place of what it had.
+	Changed func(given netip.Prefix, was, is dhcp.Lease)
+}
+
+// Book holds all leases. Its methods may be called in parallel.
+type Book struct {
+	client  Client
+	store   *store.Store
+	log     *logrus.Entry
+	changed func(given netip.Prefix, was, is dhcp.Lease)
+
+	mu      sync.Mutex
+	entries map[string]*Entry // by key
+	given   map[netip.Addr]*Entry
+	asking  map[string]bool // keys
+}
+
+// Open reads the book. Nothing is asked of any server before Resume.
+func Open(c Config) (*Book, error) {
+	b := &Book{
+		client: c.Client, store: c.Store, log: c.Log, changed: c.Changed,
+		entries: map[string]*Entry{}, given: map[netip.Addr]*Entry{}, asking: map[string]bool{},
+	}
+	err := c.Store.Each(bucket, func(key, value []byte) error {
+		var e Entry
+		if err := json.Unmarshal(value, &e); err != nil {
+			return fmt.Errorf("state record %s/%s: %w", bucket, key, err)
+		}
+		b.put(&e)
+		return nil
+	})
+	return b, err
+}
+
+// Resume goes on with the leases of containers, and frees those that none has any
+// more: held tells which addresses are.
+func (b *Book) Resume(held func(netip.Addr) bool) {
+	b.mu.Lock()
+	var going []dhcp.Lease
+	var gone []netip.Addr
+	for _, e := range b.entries {
+		switch {
+		case !e.Rests.IsZero():
+		case held(e.Given.Addr()):
+			going = append(going, e.Lease)
+		default:
+			gone = append(gone, e.Given.Addr())
+		}
+	}
+	b.mu.Unlock()
+	if err := b.client.Restore(going); err != nil {
+		b.log.Errorf("leases that are not renewed: %v", err)
+	}
+	for _, a := range gone {
+		b.Free(a)
+	}
+}
+
+// Take takes a lease, and returns what Docker is to be told. The container has it
+// until Free.
+func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.DHCP.Timeout)
+	defer cancel()
+	key, ask := b.identify(r)
+	defer func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.asking, key)
+	}()
+	l, err := b.client.Acquire(ctx, ask)
+	if err != nil {
+		return Entry{}, err
+	}
+	e := &Entry{Key: key, On: r.On, Name: r.Name, Given: l.Addr, Lease: l, Keep: r.DHCP.Keep}
+	if r.Subnet.IsValid() && !r.Subnet.Contains(l.Addr.Addr()) {
+		err := fmt.Errorf("the DHCP server %v has given %v, which is outside the network's subnet %v; create the network with --subnet %v", l.Server, l.Addr.Addr(), r.Subnet, l.Addr.Masked())
+		b.client.Release(key)
+		return Entry{}, err
+	}
+	b.mu.Lock()
+	if o := b.given[l.Addr.Addr()]; o != nil && o.Key != key && r.Subnet.IsValid() {
+		b.mu.Unlock()
+		err := fmt.Errorf("the DHCP server %v has given %v twice: lease %s has it; tell the server to go by the client identifier", l.Server, l.Addr.Addr(), o.Key)
+		b.client.Decline(key, err.Error())
+		return Entry{}, err
+	}
+	b.put(e)
+	written := b.store.Submit(record(e))
+	b.mu.Unlock()
+	select {
+	case err = <-written:
+	case <-ctx.Done():
+		err = fmt.Errorf("state is not on disk yet; try again: %w", ctx.Err())
+	}
+	if err != nil {
+		b.Free(l.Addr.Addr())
+		return Entry{}, err
+	}
+	return *e, nil
+}
+
+// identify finds out who a container is to the server: the one that it was when it
+// ran last, as far as that can be known.
+func (b *Book) identify(r Request) (key string, ask dhcp.Ask) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	ask = dhcp.Ask{Link: r.Link, MAC: r.MAC, Hostname: r.Name, VendorClass: r.DHCP.Class, Want: r.Addr, Servers: r.DHCP.Servers}
+	var who string
+	switch {
+	case r.MAC != nil:
+		who = "mac " + r.MAC.String()
+	case r.Name != "":
+		who = "name " + r.Name
+	case r.Addr.IsValid():
+		who = "address " + r.Addr.String()
+	default:
+		// The one that was freed last: Docker stops a container right before it
+		// starts it again.
+		if e := b.last(r); e != nil {
+			key = e.Key
+		} else {
+			who = "drawn " + rand.Text()
+		}
+	}
+	for attempt := 0; key == "" || b.busy(key) && r.MAC == nil; attempt++ {
+		key = keyOf(r, who, attempt)
+	}
+	b.asking[key] = true
+	id := sha256.Sum256([]byte(key))
+	switch {
+	case r.Shared:
+		ask.MAC = r.Parent
+		ask.ClientID = clientID(id)
+	case ask.MAC == nil:
+		ask.MAC = net.HardwareAddr(slices.Clone(id[:6]))
+		ask.MAC[0] = ask.MAC[0]&^1 | 2 // locally administered, of one machine (IEEE 802, 8.4)
+	}
+	ask.Key = key
+	if e := b.entries[key]; e != nil && !e.Rests.IsZero() && (!r.Addr.IsValid() || e.Lease.Addr.Addr() == r.Addr) {
+		ask.Previous = &e.Lease
+	}
+	return key, ask
+}
+
+// keyOf names an identity. The parent's MAC is in it: two hosts with containers of
+// the same names are no one machine.
+func keyOf(r Request, who string, attempt int) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%t\x00%s\x00%s\x00%d", r.Parent, r.Link, r.Shared, r.On, who, attempt))
+	return hex.EncodeToString(sum[:16])
+}
+
+// clientID is one of RFC 4361 section 6.1: an IAID and a DUID made of a UUID (RFC
+// 6355).
+func clientID(id [32]byte) []byte {
+	c := []byte{255}
+	c = append(c, id[:4]...)
+	c = binary.BigEndian.AppendUint16(c, 4)
+	uuid := [16]byte(id[4:20])
+	uuid[6], uuid[8] = uuid[6]&0x0f|0x80, uuid[8]&0x3f|0x80 // version 8, RFC 9562
+	return append(c, uuid[:]...)
+}
+
+// busy says whether an identity is in use. The caller holds b.mu.
+func (b *Book) busy(key string) bool {
+	e := b.entries[key]
+	return b.asking[key] || e != nil && e.Rests.IsZero()
+}
+
+// last is the identity without a name on a network that was freed last. The caller
+// holds b.mu.
+func (b *Book) last(r Request) (last *Entry) {
+	for _, e := range b.entries {
+		if e.On == r.On && e.Lease.Link == r.Link && e.Name == "" && !e.Rests.IsZero() && !b.asking[e.Key] &&
+			(last == nil || last.Rests.Before(e.Rests)) {
+			last = e
+		}
+	}
+	return last
+}
+
+// Learn asks for the subnet and the router of a LAN, and takes nothing.
+func (b *Book) Learn(ctx context.Context, link string, parent net.HardwareAddr, o options.DHCP) (subnet netip.Prefix, router netip.Addr, err error) {
+	_, ask := b.identify(Request{Parent: parent, Link: link, On: "learn", DHCP: o})
+	b.mu.Lock()
+	delete(b.asking, ask.Key)
+	b.mu.Unlock()
+	t, err := b.client.Discover(ctx, ask)
+	if err != nil {
+		return subnet, router, err
+	}
+	if len(t.Routers) > 0 {
+		router = t.Routers[0]
+	}
+	for _, route := range t.Routes {
+		if route.To.Bits() == 0 {
+			router = route.Via
+		}
+	}
+	return t.Addr.Masked(), router, nil
+}
+
+// MAC is that of the container which was given an address.
+func (b *Book) MAC(addr netip.Addr) (mac net.HardwareAddr, shared, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.given[addr]
+	if e == nil {
+		return nil, false, false
+	}
+	return e.Lease.MAC, len(e.Lease.ClientID) > 0, true
+}
+
+// Free says that no container has an address any more. The server is told, unless
+// the network keeps its leases. It waits for nothing.
+func (b *Book) Free(addr netip.Addr) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.given[addr]
+	if e == nil {
+		return
+	}
+	delete(b.given, addr)
+	rests := *e
+	rests.Rests = time.Now()
+	if e.Keep {
+		b.client.Forget(e.Key)
+	} else {
+		b.client.Release(e.Key)
+	}
+	b.put(&rests)
+	changes := []store.Change{record(&rests)}
+	if o := b.surplus(); o != nil {
+		delete(b.entries, o.Key)
+		changes = append(changes, store.Change{Bucket: bucket, Key: []byte(o.Key)})
+	}
+	b.store.Submit(changes...)
+}
+
+// surplus is the identity that has rested longest, if there are too many.
+func (b *Book) surplus() (oldest *Entry) {
+	resting := 0
+	for _, e := range b.entries {
+		if e.Rests.IsZero() {
+			continue
+		}
+		resting++
+		if oldest == nil || e.Rests.Before(oldest.Rests) {
+			oldest = e
+		}
+	}
+	if resting <= maxResting {
+		return nil
+	}
+	return oldest
+}
+
+// Refuse tells the server that an address which it has given cannot be used.
+func (b *Book) Refuse(addr netip.Addr, why error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.given[addr]
+	if e == nil {
+		return
+	}
+	delete(b.given, addr)
+	delete(b.entries, e.Key)
+	b.store.Submit(store.Change{Bucket: bucket, Key: []byte(e.Key)})
+	b.client.Decline(e.Key, why.Error())
+}
+
+// Told hears from the client.
+func (b *Book) Told(ev dhcp.Event) {
+	b.mu.Lock()
+	e := b.entries[ev.Lease.Key]
+	if e == nil || !e.Rests.IsZero() {
+		b.mu.Unlock()
+		return
+	}
+	now := *e
+	now.Lost = ""
+	if ev.Err != nil {
+		now.Lost = ev.Err.Error()
+	} else {
+		now.Lease = ev.Lease
+	}
+	b.put(&now)
+	b.store.Submit(record(&now))
+	b.mu.Unlock()
+	log := b.log.WithField("address", now.Given.Addr())
+	if now.Name != "" {
+		log = log.WithField("container", now.Name)
+	}
+	switch {
+	case ev.Err != nil && e.Lost == "":
+		log.Warnf("lease: %v", ev.Err)
+	case ev.Err == nil && e.Lost != "":
+		log.Info("lease: the server answers again")
+	}
+	if ev.Err == nil && e.Lease.Addr != now.Lease.Addr {
+		log.Warnf("the DHCP server has given %v in the place of %v; docker inspect goes on showing %v until the container is restarted", now.Lease.Addr, e.Lease.Addr, now.Given.Addr())
+		b.changed(now.Given, e.Lease, now.Lease)
+	}
+}
+
+// put enters an entry in the place of an older one. The caller holds b.mu.
+func (b *Book) put(e *Entry) {
+	b.entries[e.Key] = e
+	if e.Rests.IsZero() {
+		b.given[e.Given.Addr()] = e
+	}
+}
+
+// Entries lists the leases of containers, by address.
+func (b *Book) Entries() (es []Entry) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, e := range b.given {
+		es = append(es, *e)
+	}
+	slices.SortFunc(es, func(a, c Entry) int {
+		if d := a.Given.Addr().Compare(c.Given.Addr()); d != 0 {
+			return d
+		}
+		return strings.Compare(a.Key, c.Key)
+	})
+	return es
+}
+
+func record(e *Entry) store.Change {
+	value, _ := json.Marshal(e) // it holds nothing that JSON lacks
+	return store.Change{Bucket: bucket, Key: []byte(e.Key), Value: value}
+}

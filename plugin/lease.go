@@ -1,0 +1,100 @@
+package plugin
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"underlay/driver"
+	"underlay/internal/options"
+	"underlay/ipam"
+	"underlay/ipam/dhcp"
+	"underlay/ipam/lease"
+	"underlay/ipam/probe"
+	"underlay/netlinkutil"
+)
+
+// leases hands the IPAM what it needs of the book, the driver and the kernel.
+type leases struct {
+	book   *lease.Book
+	driver *driver.Driver
+	kernel Kernel
+}
+
+func (l leases) Learn(ctx context.Context, link string, o options.DHCP) (subnet netip.Prefix, router netip.Addr, err error) {
+	parent, err := l.kernel.Link(link)
+	if err != nil {
+		return subnet, router, err
+	}
+	return l.book.Learn(ctx, parent.Name, parent.MAC, o)
+}
+
+func (l leases) Take(ctx context.Context, q ipam.LeaseRequest) (netip.Addr, error) {
+	lan, err := l.driver.LANOf(q.Subnet)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	e, err := l.book.Take(ctx, lease.Request{
+		Parent: lan.MAC, Link: lan.Link, Shared: lan.Shared, On: q.Pool, Name: q.Name, Addr: q.Addr, Subnet: q.Subnet, DHCP: q.DHCP,
+	})
+	return e.Given.Addr(), err
+}
+
+func (l leases) Refuse(addr netip.Addr, why error) { l.book.Refuse(addr, why) }
+func (l leases) Free(addr netip.Addr)              { l.book.Free(addr) }
+
+// checkWait is how long a machine that has an address may take to say so: it has
+// been given that address by the LAN's own server, so that nobody ought to.
+const checkWait = 200 * time.Millisecond
+
+// inUse asks the LAN who has an address that a server has given.
+func inUse(prober *probe.Prober) func(context.Context, string, netip.Addr, net.HardwareAddr) (net.HardwareAddr, error) {
+	return func(ctx context.Context, link string, addr netip.Addr, _ net.HardwareAddr) (net.HardwareAddr, error) {
+		used, err := prober.Probe(ctx, link, []netip.Addr{addr}, checkWait)
+		return used[addr], err
+	}
+}
+
+// openLeases makes the DHCP client and reads the book of leases. Nothing is sent.
+func (p *Plugin) openLeases(o *parts) (err error) {
+	log := p.config.Log.WithField("part", "dhcp")
+	c := dhcp.Config{Log: log, Told: func(e dhcp.Event) {
+		<-p.loaded
+		if o.book != nil {
+			o.book.Told(e)
+		}
+	}}
+	if o.prober != nil {
+		c.Check = inUse(o.prober)
+	}
+	o.dhcp = dhcp.New(c)
+	o.book, err = lease.Open(lease.Config{Client: o.dhcp, Store: o.store, Log: log, Changed: p.readdress})
+	if err != nil {
+		err = fmt.Errorf("leases: %w", err)
+	}
+	return err
+}
+
+// readdress gives a running container what the server has given it in the place of
+// what it had.
+func (p *Plugin) readdress(given netip.Prefix, was, is dhcp.Lease) {
+	c := netlinkutil.Readdressing{Was: was.Addr, Is: is.Addr, RouterWas: router(was.Terms), RouterIs: router(is.Terms)}
+	if err := p.parts.driver.Readdress(given.Addr(), c); err != nil {
+		p.config.Log.WithField("part", "dhcp").Errorf("the container keeps %v, which the server has taken back, until it is restarted: %v", was.Addr.Addr(), err)
+	}
+}
+
+// router is that of a lease's default route.
+func router(t dhcp.Terms) netip.Addr {
+	for _, r := range t.Routes {
+		if r.To.Bits() == 0 {
+			return r.Via
+		}
+	}
+	if len(t.Routers) > 0 {
+		return t.Routers[0]
+	}
+	return netip.Addr{}
+}
