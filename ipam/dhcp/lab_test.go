@@ -1,0 +1,314 @@
+package dhcp
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"underlay/internal/nstest"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
+
+func lack(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("UNDERLAY_NO_SKIP") != "" {
+		t.Fatalf("%s is lacking, and UNDERLAY_NO_SKIP is set", what)
+	}
+	t.Skipf("%s is lacking", what)
+}
+
+// space is a network namespace: a thread that never leaves it.
+type space struct {
+	t   testing.TB
+	tid int
+	do  chan func()
+}
+
+func newSpace(t testing.TB) *space {
+	t.Helper()
+	s := &space{t: t, do: make(chan func())}
+	failed := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for ever: the thread ends with the goroutine
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			failed <- err
+			return
+		}
+		s.tid = unix.Gettid()
+		failed <- nil
+		for f := range s.do {
+			f()
+		}
+	}()
+	if err := <-failed; errors.Is(err, unix.EPERM) {
+		lack(t, "leave to make a netns")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { close(s.do) })
+	s.ip("link set lo up")
+	return s
+}
+
+// run runs f in the namespace.
+func (s *space) run(f func()) {
+	done := make(chan struct{})
+	s.do <- func() { defer close(done); f() }
+	<-done
+}
+
+// ip runs lines of "ip".
+func (s *space) ip(lines ...string) {
+	s.t.Helper()
+	if err := s.try(lines...); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *space) try(lines ...string) error {
+	var out []byte
+	var err error
+	s.run(func() {
+		c := exec.Command("ip", "-batch", "-")
+		c.Stdin = strings.NewReader(strings.Join(lines, "\n"))
+		out, err = c.CombinedOutput()
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// process is a program that runs in a namespace.
+type process struct {
+	*exec.Cmd
+	t    testing.TB
+	done chan struct{}
+
+	mu  sync.Mutex
+	out bytes.Buffer
+}
+
+// Write is for the program's words.
+func (p *process) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.Write(b)
+}
+
+func (p *process) words() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.String()
+}
+
+func (s *space) start(name string, args ...string) *process {
+	s.t.Helper()
+	p := &process{Cmd: exec.Command(name, args...), t: s.t, done: make(chan struct{})}
+	p.Stdout, p.Stderr = p, p
+	var err error
+	s.run(func() { err = p.Cmd.Start() })
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	go func() { _ = p.Wait(); close(p.done) }()
+	s.t.Cleanup(p.stop)
+	return p
+}
+
+func (p *process) stop() {
+	_ = p.Process.Kill()
+	<-p.done
+}
+
+// count is how often the program has said something.
+func (p *process) count(what string) int { return strings.Count(p.words(), what) }
+
+func eventually(t testing.TB, what string, within time.Duration, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(within); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within %s: %s", within, what)
+		}
+	}
+}
+
+// server plugs a DHCP server into a LAN and starts it.
+type server struct {
+	*space
+	dir string
+	*process
+}
+
+const serverAddr = "10.77.0.1"
+
+// dnsmasq starts a server with 10.77.0.1/24 and the range of 100 to 250.
+func (s *space) dnsmasq(dir string, args ...string) *process {
+	s.t.Helper()
+	path, err := exec.LookPath("dnsmasq")
+	if err != nil {
+		if _, err = os.Stat("/usr/sbin/dnsmasq"); err != nil {
+			lack(s.t, "dnsmasq (Debian: dnsmasq-base)")
+		}
+		path = "/usr/sbin/dnsmasq"
+	}
+	p := s.start(path, append([]string{
+		"--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--group=",
+		"--log-facility=-", "--log-dhcp", "--interface=eth0", "--bind-interfaces", "--no-ping",
+		"--dhcp-leasefile=" + filepath.Join(dir, "leases"), "--pid-file=", "--dhcp-authoritative",
+	}, args...)...)
+	eventually(s.t, "dnsmasq starts", 10*time.Second, func() bool {
+		select {
+		case <-p.done:
+			s.t.Fatalf("dnsmasq: %s", p.words())
+		default:
+		}
+		return p.count("sockets bound exclusively") > 0
+	})
+	return p
+}
+
+// host is a Docker host whose eth0 goes to another namespace's eth0.
+func pair(t testing.TB) (host, server *space) {
+	t.Helper()
+	host, server = newSpace(t), newSpace(t)
+	host.ip(fmt.Sprintf("link add eth0 type veth peer name eth0 netns %d", server.tid), "link set eth0 up")
+	server.ip("link set eth0 up", "addr add "+serverAddr+"/24 dev eth0")
+	return host, server
+}
+
+// here is a wire whose link is another namespace's.
+type here struct {
+	wire
+	s *space
+}
+
+// Alive is the wire's.
+func (h here) Alive() (ok bool) {
+	h.s.run(func() { ok = h.wire.Alive() })
+	return
+}
+
+// client is a Client of a namespace, and what it told.
+type client struct {
+	*Client
+	mu     sync.Mutex
+	events []Event
+}
+
+func (s *space) client(cfg Config) *client {
+	c := &client{}
+	cfg.Log = logrus.New()
+	cfg.Told = func(e Event) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.events = append(c.events, e)
+	}
+	c.Client = start(cfg, func(link string) (w wire, err error) {
+		s.run(func() { w, err = openSocket(link) })
+		if err != nil {
+			return nil, err
+		}
+		return here{w, s}, nil
+	})
+	s.t.Cleanup(c.Close)
+	return c
+}
+
+func (c *client) told(what What) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range c.events {
+		if e.What == what {
+			n++
+		}
+	}
+	return n
+}
+
+func hw(n int) net.HardwareAddr {
+	return net.HardwareAddr{0x02, 0x77, 0, 0, byte(n >> 8), byte(n)}
+}
+
+func (c *client) acquire(t testing.TB, ask Ask) Lease {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	l, err := c.Acquire(ctx, ask)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// TestDnsmasq: a lease's way with a server of that make.
+func TestDnsmasq(t *testing.T) {
+	host, srv := pair(t)
+	d := srv.dnsmasq(t.TempDir(), "--dhcp-range=10.77.0.100,10.77.0.250,120", "--dhcp-option=option:mtu,1400",
+		"--dhcp-option=option:classless-static-route,10.99.0.0/16,10.77.0.9,0.0.0.0/0,10.77.0.1",
+		"--dhcp-option=option:domain-search,a.example,b.example", "--domain=example.org", "--dhcp-option=option:dns-server,10.77.0.53")
+	c := host.client(Config{})
+	began := time.Now()
+	l := c.acquire(t, Ask{Key: "a", Link: "eth0", MAC: hw(1), Hostname: "web"})
+	t.Logf("%s after %s: %+v", l.Addr, time.Since(began), l)
+	if !netip.MustParsePrefix("10.77.0.0/24").Contains(l.Addr.Addr()) || l.Addr.Bits() != 24 || l.MTU != 1400 ||
+		len(l.Routes) != 2 || len(l.Routers) != 0 || len(l.Search) != 2 || l.Domain != "example.org" || l.Server.String() != serverAddr {
+		t.Errorf("%+v", l)
+	}
+
+	// A container on it; the answers to its renewals are the macvlan link's.
+	host.ip("link add link eth0 name c1 address "+hw(1).String()+" type macvlan mode bridge", "link set c1 up", "addr add "+l.Addr.String()+" dev c1")
+	acks := d.count("DHCPACK")
+	force(c, "a", renewing)
+	eventually(t, "a renewal by unicast", 5*time.Second, func() bool { return c.told(Renewed) == 1 })
+	if n := d.count("DHCPACK"); n != acks+1 {
+		t.Errorf("%d ACKs for a renewal:\n%s", n-acks, d.words())
+	}
+	force(c, "a", rebinding)
+	eventually(t, "a rebinding", 10*time.Second, func() bool { return c.told(Renewed) == 2 })
+
+	// No container: what is answered by unicast reaches nobody.
+	host.ip("link del c1")
+	srv.ip("neigh flush dev eth0")
+	force(c, "a", rebinding)
+	eventually(t, "a rebinding with nobody up", 20*time.Second, func() bool { return c.told(Renewed) == 3 })
+
+	c.Forget("a")
+	again := c.acquire(t, Ask{Key: "a", Link: "eth0", MAC: hw(1), Hostname: "web", Previous: &l})
+	if again.Addr != l.Addr {
+		t.Errorf("%s after %s", again.Addr, l.Addr)
+	}
+	c.Release("a")
+	eventually(t, "a release", 5*time.Second, func() bool { return d.count("DHCPRELEASE(eth0) "+l.Addr.Addr().String()) == 1 })
+	if t.Failed() {
+		t.Log(d.words())
+	}
+}
+
+// force lets a lease be in a state that it would reach later.
+func force(c *client, key string, s state) {
+	c.Client.mu.Lock()
+	defer c.leave()
+	now := time.Now()
+	l := c.leases[key]
+	l.Renew = now.Add(-time.Second)
+	if s == rebinding {
+		l.Rebind, l.Expires = now, now.Add(12*time.Second)
+	}
+	c.due(l, now)
+}
