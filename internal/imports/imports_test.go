@@ -20,6 +20,8 @@ var may = map[string][]string{
 	"underlay/ipam":               {"underlay/internal/options", "underlay/internal/store"},
 	"underlay/ipam/lan":           {"underlay/ipam", "underlay/netlinkutil"},
 	"underlay/ipam/probe":         {},
+	"underlay/ipam/dhcp":          {},
+	"underlay/ipam/dhcp6":         {},
 	"underlay/driver":             {"underlay/internal/mode", "underlay/internal/options", "underlay/internal/store", "underlay/netlinkutil"},
 	"underlay/plugin":             {"underlay/driver", "underlay/internal/options", "underlay/internal/store", "underlay/ipam", "underlay/ipam/lan", "underlay/ipam/probe", "underlay/netlinkutil"},
 	"underlay/cmd/underlay":       {"underlay/internal/privilege", "underlay/ipam", "underlay/plugin"},
@@ -39,8 +41,9 @@ var only = map[string][]string{
 	"github.com/docker/go-plugins-helpers": {"underlay/plugin"},
 	"go.etcd.io/bbolt":                     {"underlay/internal/store"},
 	"github.com/spf13/cobra":               {"underlay/cmd/underlay"},
-	"github.com/mdlayher/":                 {"underlay/ipam/probe"},
-	"golang.org/x/net/":                    {"underlay/ipam/probe"},
+	"github.com/mdlayher/":                 {"underlay/ipam/probe", "underlay/ipam/dhcp", "underlay/ipam/dhcp6"},
+	"golang.org/x/net/":                    {"underlay/ipam/probe", "underlay/ipam/dhcp", "underlay/ipam/dhcp6"},
+	"github.com/insomniacslk/":             {"underlay/ipam/dhcp", "underlay/ipam/dhcp6"},
 	"os/exec":                              {"underlay/internal/vmtest", "underlay/internal/imports", "underlay/internal/nstest"},
 }
 

@@ -102,6 +102,7 @@ func TestHostAccess(t *testing.T) {
 				access(t, "rp_filter="+filter, c[0], "net", inside, host, own...)
 			}
 			set(t, "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.eth0.rp_filter=0")
+			later(t, c[0].at())
 			reaches(t, "container to container", c[0].at(), c[1].addrs("net")...)
 			if row.lan {
 				reaches(t, "a LAN host to the container", "host1", c[0].addrs("net")...)
@@ -119,6 +120,30 @@ func TestHostAccess(t *testing.T) {
 			}
 		})
 	}
+}
+
+// later gives the host addresses that a container which runs is to know.
+func later(t *testing.T, from place) {
+	do(t, "", "ip addr add 192.168.50.7/24 dev eth0; ip addr add fd00:50::7/64 dev eth0 nodad")
+	defer do(t, "", "ip addr del 192.168.50.7/24 dev eth0; ip addr del fd00:50::7/64 dev eth0")
+	reaches(t, "a container that runs to an address that the host has got since", from, "192.168.50.7", "fd00:50::7")
+}
+
+// A container on two networks with host access has its routes from the first, and
+// keeps the host when it leaves that.
+func TestHostAccessTwice(t *testing.T) {
+	b := begin(t)
+	own := []string{docker4, docker6}
+	b.network(lanArgs("-o", "host_access=true", "first")...)
+	b.network("--subnet", "192.168.60.0/24", "--ipv6", "--subnet", "fd00:60::/64", "-o", "no_default_route=true",
+		"-o", "parent=eth0", "-o", "host_access=true", "second")
+	c := b.run("both", "--network", "first")
+	docker(t, "network", "connect", "second", "both")
+	reaches(t, "on both networks", c.at(), own...)
+	docker(t, "network", "disconnect", "first", "both")
+	reaches(t, "on the second alone", c.at(), own...)
+	reaches(t, "the host to the container", "", inspect(t, "both").addrs("second")...)
+	docker(t, "rm", "-f", "both")
 }
 
 // Connections between host and containers live on while other containers,

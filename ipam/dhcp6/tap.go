@@ -1,0 +1,196 @@
+package dhcp6
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+
+	"github.com/mdlayher/ndp"
+	"github.com/mdlayher/packet"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// tap is the wire of a real link: one packet socket.
+type tap struct {
+	link  net.Interface
+	mac   mac
+	addr  netip.Addr
+	conn  *packet.Conn
+	raw   syscall.RawConn
+	group int // a socket that is a member of the address's multicast group; -1: none
+
+	closing sync.Once
+	closed  chan struct{}
+}
+
+// openTap opens one. hear is called with what servers send to it, over when it
+// has failed.
+func openTap(name string, hear func(payload []byte, from netip.Addr), over func(wire, error)) (wire, error) {
+	ifi, err := running(name)
+	if err != nil {
+		return nil, err
+	}
+	t := &tap{link: *ifi, mac: mac(ifi.HardwareAddr), closed: make(chan struct{})}
+	t.addr = ownAddress(t.mac)
+	program, err := bpf.Assemble(filter(ifi.Index))
+	if err != nil {
+		return nil, err
+	}
+	if t.conn, err = packet.Listen(ifi, packet.Raw, etherIP6, &packet.Config{Filter: program}); err != nil {
+		return nil, fmt.Errorf("hearing DHCPv6 on %s: %w", name, err)
+	}
+	if t.raw, err = t.conn.SyscallConn(); err != nil {
+		t.conn.Close()
+		return nil, err
+	}
+	t.join()
+	go func() {
+		err := t.listen(hear)
+		select {
+		case <-t.closed:
+		default:
+			over(t, err)
+		}
+	}()
+	return t, nil
+}
+
+// running is a link that can carry frames.
+func running(name string) (*net.Interface, error) {
+	ifi, err := net.InterfaceByName(name)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("parent %s is not there: %w", name, err)
+	case len(ifi.HardwareAddr) != len(mac{}):
+		return nil, fmt.Errorf("parent %s is no Ethernet link, and DHCPv6 needs one", name)
+	case ifi.Flags&net.FlagUp == 0:
+		return nil, fmt.Errorf("parent %s is down: ip link set %s up", name, name)
+	case ifi.Flags&net.FlagRunning == 0:
+		return nil, fmt.Errorf("parent %s has no carrier: is its cable in?", name)
+	}
+	return ifi, nil
+}
+
+// join makes the NIC, and a switch that snoops, let neighbour solicitations for
+// the address through. Where the host's IPv6 is off, only the NIC can be told.
+func (t *tap) join() {
+	t.group = -1
+	to, err := ndp.SolicitedNodeMulticast(t.addr)
+	if err != nil {
+		return
+	}
+	m := unix.PacketMreq{Ifindex: int32(t.link.Index), Type: unix.PACKET_MR_MULTICAST, Alen: uint16(len(mac{}))}
+	ether := group(to)
+	copy(m.Address[:], ether[:])
+	_ = t.raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptPacketMreq(int(fd), unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m)
+	})
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	if err := unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, &unix.IPv6Mreq{
+		Multiaddr: to.As16(), Interface: uint32(t.link.Index),
+	}); err != nil {
+		unix.Close(fd)
+		return
+	}
+	t.group = fd
+}
+
+func (t *tap) listen(hear func(payload []byte, from netip.Addr)) error {
+	b := make([]byte, maxFrame)
+	var n int
+	var err error
+	read := func(fd uintptr) bool {
+		for n, err = unix.Read(int(fd), b); err == unix.EINTR; {
+			n, err = unix.Read(int(fd), b)
+		}
+		return err != unix.EAGAIN
+	}
+	for {
+		if e := t.raw.Read(read); e != nil {
+			return e
+		}
+		if err != nil {
+			return os.NewSyscallError("read", err)
+		}
+		p, ok := unpack(b[:n])
+		if !ok {
+			continue
+		}
+		if payload, ok := p.answerTo(t.addr); ok {
+			hear(payload, p.src)
+		} else if frame := p.reply(t.addr, t.mac); frame != nil {
+			_ = t.put(frame) // it will be asked again
+		}
+	}
+}
+
+func (t *tap) send(payload []byte) error { return t.put(datagram(t.mac, t.addr, payload)) }
+
+// put sends a frame, or drops it where the kernel's queue is full.
+func (t *tap) put(frame []byte) error {
+	var err error
+	if e := t.raw.Write(func(fd uintptr) bool {
+		_, err = unix.Write(int(fd), frame)
+		return true
+	}); e != nil {
+		return e
+	}
+	return err
+}
+
+func (t *tap) sound() error {
+	ifi, err := running(t.link.Name)
+	if err != nil {
+		return err
+	}
+	if ifi.Index != t.link.Index || mac(ifi.HardwareAddr) != t.mac {
+		return errors.New("the link is another")
+	}
+	return nil
+}
+
+func (t *tap) close() {
+	t.closing.Do(func() {
+		close(t.closed)
+		t.conn.Close()
+		if t.group >= 0 {
+			unix.Close(t.group)
+		}
+	})
+}
+
+// filter keeps neighbour solicitations, and datagrams to clients, that are of the
+// LAN of the link with that index: its sockets are handed frames of VLANs without
+// a link of their own, too, without the tag.
+func filter(index int) []bpf.Instruction {
+	drop := bpf.RetConstant{Val: 0}
+	return []bpf.Instruction{
+		bpf.LoadExtension{Num: bpf.ExtInterfaceIndex},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(index), SkipTrue: 1},
+		drop,
+		bpf.LoadExtension{Num: bpf.ExtType},
+		bpf.JumpIf{Cond: bpf.JumpLessOrEqual, Val: unix.PACKET_MULTICAST, SkipTrue: 1},
+		drop,
+		bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 1},
+		drop,
+		bpf.LoadAbsolute{Off: etherLen + 6, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: udp, SkipFalse: 3},
+		bpf.LoadAbsolute{Off: etherLen + ip6Len + 2, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: clientPort, SkipTrue: 4},
+		drop,
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: icmp6, SkipFalse: 3},
+		bpf.LoadAbsolute{Off: etherLen + ip6Len, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 135, SkipFalse: 1},
+		bpf.RetConstant{Val: maxFrame},
+		drop,
+	}
+}
