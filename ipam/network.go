@@ -13,6 +13,7 @@ type NetworkPools struct {
 	Subnets  []netip.Prefix
 	Reserved []netip.Addr // its gateways and aux addresses
 	Parent   string       // the link that leads to its LAN; "" if none does
+	Routed   bool         // its containers are behind the host: ipvlan l3
 	Alone    bool         // one container at a time has the parent to itself
 }
 

@@ -16,6 +16,7 @@ type offer struct {
 	link   string       // whose subnet it is, or that was named for it; "" if none
 	router netip.Addr
 	read   bool // from the link: nobody has named the subnet
+	dhcp   bool // its addresses are the server's there
 	others []HostSubnet
 	at     time.Time
 }
@@ -25,7 +26,12 @@ const sameCreation = 10 * time.Second
 
 // locate finds out which subnet is asked for: the one named, or the one of a
 // NIC. The host is asked, so the lock must not be held.
-func (i *IPAM) locate(ctx context.Context, r PoolRequest, o options.Pool) (*offer, error) {
+func (i *IPAM) locate(ctx context.Context, r PoolRequest, o options.Pool) (found *offer, err error) {
+	defer func() {
+		if err == nil {
+			found.dhcp = o.DHCP.Leased(r.V6)
+		}
+	}()
 	if o.DHCP.On() && i.leases == nil {
 		return nil, errNoLeases
 	}
@@ -155,6 +161,10 @@ func (i *IPAM) Agree(n NetworkPools, isolated bool) error {
 		}
 		o := p.offer
 		switch {
+		case o.dhcp && isolated:
+			return fmt.Errorf("pool %s is a DHCP server's, and an internal network or one without -o parent reaches none; leave --ipam-opt dhcp out, or give -o parent", subnet)
+		case o.dhcp && n.Routed:
+			return fmt.Errorf("pool %s is a DHCP server's, and ipvlan_mode=l3 and l3s put containers behind the host, where no broadcast goes; use ipvlan_mode=l2 or macvlan", subnet)
 		case o.read && isolated:
 			return fmt.Errorf("pool %s is the LAN of %s, and an internal network or one without -o parent does not reach it; add --ipam-opt pool=private, or name a subnet with --subnet", subnet, o.link)
 		case o.link != "" && n.Parent != "" && o.link != n.Parent:

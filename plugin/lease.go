@@ -80,21 +80,8 @@ func (p *Plugin) openLeases(o *parts) (err error) {
 // readdress gives a running container what the server has given it in the place of
 // what it had.
 func (p *Plugin) readdress(given netip.Prefix, was, is dhcp.Lease) {
-	c := netlinkutil.Readdressing{Was: was.Addr, Is: is.Addr, RouterWas: router(was.Terms), RouterIs: router(is.Terms)}
+	c := netlinkutil.Readdressing{Was: was.Addr, Is: is.Addr, RouterWas: lease.Router(was.Terms), RouterIs: lease.Router(is.Terms)}
 	if err := p.parts.driver.Readdress(given.Addr(), c); err != nil {
 		p.config.Log.WithField("part", "dhcp").Errorf("the container keeps %v, which the server has taken back, until it is restarted: %v", was.Addr.Addr(), err)
 	}
-}
-
-// router is that of a lease's default route.
-func router(t dhcp.Terms) netip.Addr {
-	for _, r := range t.Routes {
-		if r.To.Bits() == 0 {
-			return r.Via
-		}
-	}
-	if len(t.Routers) > 0 {
-		return t.Routers[0]
-	}
-	return netip.Addr{}
 }

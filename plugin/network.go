@@ -240,7 +240,7 @@ func pools(n *driver.Network) ipam.NetworkPools {
 	if n.ForeignIPAM {
 		return ipam.NetworkPools{}
 	}
-	np := ipam.NetworkPools{Parent: n.LANLink(), Alone: n.Options.Mode.Alone()}
+	np := ipam.NetworkPools{Parent: n.LANLink(), Alone: n.Options.Mode.Alone(), Routed: n.Options.Mode.RoutesByLink()}
 	for _, s := range n.Subnets {
 		np.Subnets = append(np.Subnets, s.Prefix.Masked())
 		if s.Gateway.IsValid() {

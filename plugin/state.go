@@ -9,6 +9,7 @@ import (
 
 	"underlay/driver"
 	"underlay/ipam"
+	"underlay/ipam/lease"
 	"underlay/ipam/probe"
 )
 
@@ -26,6 +27,7 @@ type State struct {
 	Endpoints []driver.Endpoint `json:"endpoints"`
 	Waiting   []driver.Absence  `json:"waiting,omitempty"` // parents that are not there
 	Pools     []ipam.PoolState  `json:"pools"`
+	Leases    []lease.Entry     `json:"leases,omitempty"`
 	LANs      []probe.Health    `json:"lans,omitempty"` // the links that are listened on
 }
 
@@ -44,6 +46,7 @@ func (p *Plugin) routeState() {
 			Endpoints: known.Endpoints,
 			Waiting:   known.Waiting,
 			Pools:     p.parts.ipam.Snapshot().Pools,
+			Leases:    p.parts.book.Entries(),
 		}
 		for _, n := range known.Networks {
 			s.Networks = append(s.Networks, NetworkState{n, p.parts.driver.RouterRoutes(&n)})

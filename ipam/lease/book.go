@@ -268,15 +268,20 @@ func (b *Book) Learn(ctx context.Context, link string, parent net.HardwareAddr, 
 	if err != nil {
 		return subnet, router, err
 	}
-	if len(t.Routers) > 0 {
-		router = t.Routers[0]
-	}
-	for _, route := range t.Routes {
-		if route.To.Bits() == 0 {
-			router = route.Via
+	return t.Addr.Masked(), Router(t), nil
+}
+
+// Router is that of a server's default route, zero if it gives none.
+func Router(t dhcp.Terms) netip.Addr {
+	for _, r := range t.Routes {
+		if r.To.Bits() == 0 {
+			return r.Via
 		}
 	}
-	return t.Addr.Masked(), router, nil
+	if len(t.Routers) > 0 {
+		return t.Routers[0]
+	}
+	return netip.Addr{}
 }
 
 // MAC is that of the container which was given an address.

@@ -1,0 +1,214 @@
+//go:build vm
+
+package vmtest
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// server is a DHCP server on the LAN, in its own place.
+type server struct {
+	t      *testing.T
+	at     place
+	dir    string
+	args   []string
+	stop   func()
+	mu     sync.Mutex
+	said   bytes.Buffer
+	leases string // file
+}
+
+func (s *server) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.said.Write(b)
+}
+
+func (s *server) log() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.said.String()
+}
+
+// count is how often the server has said what holds all the words.
+func (s *server) count(words ...string) (n int) {
+	for line := range strings.Lines(s.log()) {
+		all := true
+		for _, w := range words {
+			all = all && strings.Contains(line, w)
+		}
+		if all {
+			n++
+		}
+	}
+	return n
+}
+
+// dnsmasq serves a range of the LAN from a place, with args besides.
+func dnsmasq(t *testing.T, at place, args ...string) *server {
+	t.Helper()
+	s := &server{t: t, at: at, dir: t.TempDir()}
+	s.leases = filepath.Join(s.dir, "leases")
+	s.args = append([]string{"dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--no-resolv", "--no-hosts", "--no-ping", "--user=root",
+		"--log-dhcp", "--dhcp-leasefile=" + s.leases, "--pid-file=" + filepath.Join(s.dir, "pid"), "--dhcp-authoritative", "--interface=eth0", "--bind-interfaces"}, args...)
+	s.start()
+	return s
+}
+
+func (s *server) start() {
+	s.t.Helper()
+	c := s.at.command(s.args...)
+	c.Stdout, c.Stderr = s, s
+	if err := c.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { c.Wait(); close(ended) }()
+	s.stop = sync.OnceFunc(func() { c.Process.Signal(syscall.SIGKILL); <-ended })
+	s.t.Cleanup(s.stop)
+	err := wait(20*time.Second, "the DHCP server", func() error {
+		select {
+		case <-ended:
+			return permanent{errorf("it has ended: %s", s.log())}
+		default:
+		}
+		if !strings.Contains(s.log(), "DHCP, ") {
+			return errorf("not ready: %s", s.log())
+		}
+		return nil
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// leased is the server's line about an address, "" if it has none.
+func (s *server) leased(addr string) string {
+	text, _ := os.ReadFile(s.leases)
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, " "+addr+" ") {
+			return line
+		}
+	}
+	return ""
+}
+
+// dhcpArgs are those of a network whose addresses are the LAN's server's. Docker
+// before 27 must be told the subnet.
+func dhcpArgs(args ...string) []string {
+	base := []string{"-o", "parent=eth0", "--ipam-opt", "parent=eth0", "--ipam-opt", "dhcp=true"}
+	if release < 27 {
+		base = append(base, "--subnet", "192.168.50.0/24", "--gateway", router4)
+	}
+	return append(base, args...)
+}
+
+// Containers have their addresses from the LAN's own server.
+func TestDHCP(t *testing.T) {
+	b := begin(t)
+	s := dnsmasq(t, "router", "--dhcp-range=192.168.50.100,192.168.50.119,255.255.255.0,120", "--dhcp-option=option:router,"+router4,
+		"--dhcp-option=option:T1,6", "--dhcp-option=option:T2,60")
+	b.network(dhcpArgs("net")...)
+	var n struct {
+		IPAM struct {
+			Config []struct{ Subnet, Gateway string }
+		}
+	}
+	if err := api("GET", "/networks/net", nil, &n); err != nil || len(n.IPAM.Config) != 1 || n.IPAM.Config[0].Subnet != "192.168.50.0/24" || n.IPAM.Config[0].Gateway != router4 {
+		t.Fatalf("the network is %+v, %v", n, err)
+	}
+	var addr string
+	check := func(what string) {
+		t.Helper()
+		c := inspect(t, "web")
+		e := c.NetworkSettings.Networks["net"]
+		if addr == "" {
+			addr = e.IPAddress
+		}
+		line := s.leased(e.IPAddress)
+		if e.IPAddress != addr || !strings.Contains(line, e.MacAddress) {
+			t.Errorf("%s: it has %s by %s, had %s, and the server says %q\n%s", what, e.IPAddress, e.MacAddress, addr, line, s.log())
+		}
+		reaches(t, what+": a LAN host to the container", "host1", addr)
+		reaches(t, what+": the container to the router", c.at(), router4)
+	}
+	b.run("web", "--network", "net")
+	check("run")
+
+	t.Run("renewed", func(t *testing.T) {
+		before := s.count("DHCPACK", addr)
+		err := wait(30*time.Second, "renewals", func() error {
+			if s.count("DHCPACK", addr) < before+2 {
+				return errorf("%s", s.log())
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		check("renewed")
+	})
+	t.Run("restarted", func(t *testing.T) {
+		docker(t, "restart", "-t", "0", "web")
+		check("restart")
+		if s.count("DHCPRELEASE", addr) != 1 {
+			t.Errorf("released %d times\n%s", s.count("DHCPRELEASE", addr), s.log())
+		}
+	})
+	t.Run("plugin killed", func(t *testing.T) {
+		do(t, "", "kill -KILL $(pidof underlay)")
+		before := s.count("DHCPACK", addr)
+		err := wait(40*time.Second, "renewals by the next one", func() error {
+			if s.count("DHCPACK", addr) < before+2 {
+				return errorf("%s", s.log())
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		check("plugin killed")
+	})
+	t.Run("wanted", func(t *testing.T) {
+		c := b.run("fixed", "--network", "net", "--ip", "192.168.50.115")
+		if a := c.addrs("net"); a[0] != "192.168.50.115" || s.leased(a[0]) == "" {
+			t.Errorf("it has %v\n%s", a, s.log())
+		}
+		out, err := b.tryRun("thief", "--network", "net", "--ip", "192.168.50.115")
+		if err == nil || !strings.Contains(out, "192.168.50.115") {
+			t.Errorf("a second one: %v, %s", err, out)
+		}
+		out, err = b.tryRun("odd", "--network", "net", "--ip", "192.168.50.7")
+		if err == nil || !strings.Contains(out, "192.168.50.7") {
+			t.Errorf("outside the server's range: %v, %s", err, out)
+		}
+	})
+	t.Run("removed", func(t *testing.T) {
+		docker(t, "rm", "-f", "web")
+		err := wait(10*time.Second, "release", func() error {
+			if l := s.leased(addr); l != "" {
+				return errorf("the server has %q", l)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("no server", func(t *testing.T) {
+		s.stop()
+		start := time.Now()
+		out, err := b.tryRun("lonely", "--network", "net")
+		if took := time.Since(start); err == nil || took > 20*time.Second || !strings.Contains(out, "dhcp server") {
+			t.Errorf("after %v: %v, %s", took, err, out)
+		}
+	})
+	b.tidy()
+}
