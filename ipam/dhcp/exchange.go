@@ -223,7 +223,7 @@ func (l *lease) message(kind dhcpv4.MessageType, now time.Time) *dhcpv4.DHCPv4 {
 	m.Options.Update(dhcpv4.OptMaxMessageSize(maxMessage))
 	list := params[:len(params):len(params)]
 	for _, p := range l.Params {
-		list = append(list, p)
+		list = append(list, dhcpv4.GenericOptionCode(p))
 	}
 	m.Options.Update(dhcpv4.OptParameterRequestList(list...))
 	if l.Hostname != "" {

@@ -148,13 +148,6 @@ func eventually(t testing.TB, what string, within time.Duration, ok func() bool)
 	}
 }
 
-// server plugs a DHCP server into a LAN and starts it.
-type server struct {
-	*space
-	dir string
-	*process
-}
-
 const serverAddr = "10.77.0.1"
 
 // dnsmasq starts a server with 10.77.0.1/24 and the range of 100 to 250.
@@ -214,11 +207,7 @@ type client struct {
 func (s *space) client(cfg Config) *client {
 	c := &client{}
 	cfg.Log = logrus.New()
-	cfg.Told = func(e Event) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.events = append(c.events, e)
-	}
+	cfg.Told = c.take
 	c.Client = start(cfg, func(link string) (w wire, err error) {
 		s.run(func() { w, err = openSocket(link) })
 		if err != nil {

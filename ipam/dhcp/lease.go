@@ -23,9 +23,9 @@ type Ask struct {
 	// nil is type 1 and the MAC. Containers that share a MAC need one each.
 	ClientID []byte `json:"client_id,omitempty"`
 
-	Hostname    string                     `json:"hostname,omitempty"`     // option 12
-	VendorClass string                     `json:"vendor_class,omitempty"` // option 60
-	Params      []dhcpv4.GenericOptionCode `json:"params,omitempty"`       // options to ask for besides those of Lease
+	Hostname    string  `json:"hostname,omitempty"`     // option 12
+	VendorClass string  `json:"vendor_class,omitempty"` // option 60
+	Params      []uint8 `json:"params,omitempty"`       // options to ask for besides those of Lease
 
 	// Want is the one address that will do; another is refused with the server's
 	// word. Once a container runs with it, another is better than none.
@@ -212,7 +212,9 @@ func lifetimes(o dhcpv4.Options) (t times, err error) {
 		rebind = expire / 8 * 7
 	}
 	if !ok1 || renew >= rebind || renew < shortest/4 {
-		renew = min(expire/2, rebind/2)
+		if renew = expire / 2; renew >= rebind {
+			renew = rebind / 2
+		}
 	}
 	return times{renew, rebind, expire}, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -29,6 +28,11 @@ const (
 	releasing
 	gone
 )
+
+func (s state) String() string {
+	return [...]string{"idle", "soliciting", "requesting", "checking", "declining", "bound",
+		"confirming", "renewing", "rebinding", "releasing", "gone"}[s]
+}
 
 // paces are RFC 8415 7.6's, but for the longest pause between Solicits: an hour
 // there, so that hosts on a LAN without a server keep quiet. Who has a binding
@@ -55,9 +59,11 @@ type binding struct {
 	client  *Client
 	link    *link
 	ask     Ask
-	lease   *Lease // nil: none yet
-	lost    bool   // lease is a former one
-	late    bool   // that it is late has been told
+	look    bool       // only to see what is offered
+	hint    netip.Addr // the address to ask for before there is a lease
+	lease   *Lease     // nil: none yet
+	lost    bool       // lease is a former one
+	late    bool       // that it is late has been told
 	state   state
 	waiters []waiter
 
@@ -129,8 +135,8 @@ func (b *binding) exchange(s state, now time.Time, q question) {
 func (b *binding) transmit(now time.Time) {
 	if w := b.link.wire; w == nil {
 		b.client.mend(b.link)
-	} else if err := w.send(b.question.bytes(now.Sub(b.began))); err != nil && b.client.Log != nil {
-		b.client.Log.WithField("link", b.link.name).Debugf("sending a DHCPv6 %s: %v", b.question.kind, err)
+	} else if err := w.send(b.question.bytes(now.Sub(b.began))); err != nil && b.client.cfg.Log != nil {
+		b.client.cfg.Log.WithField("link", b.link.name).Debugf("sending a DHCPv6 %s: %v", b.question.kind, err)
 	}
 	p := paces[b.state]
 	if b.state == soliciting && b.link.solMaxRT > 0 {
@@ -226,7 +232,7 @@ func (b *binding) server() Server {
 // solicit asks all servers for an offer, or for a lease at once unless it must
 // be a certain one.
 func (b *binding) solicit(now time.Time) {
-	q := question{kind: dhcpv6.MessageTypeSolicit, rapid: !b.ask.Want.IsValid()}
+	q := question{kind: dhcpv6.MessageTypeSolicit, rapid: !b.ask.Want.IsValid() && !b.look}
 	if liked := b.liked(); liked.IsValid() {
 		q.addrs = []netip.Addr{liked}
 	}
@@ -235,7 +241,7 @@ func (b *binding) solicit(now time.Time) {
 
 // liked is the address to ask for, if any.
 func (b *binding) liked() netip.Addr {
-	all := []netip.Addr{b.ask.Want, {}, b.ask.Hint}
+	all := []netip.Addr{b.ask.Want, {}, b.hint}
 	if b.lease != nil {
 		all[1] = b.lease.Addr
 	}
@@ -268,6 +274,11 @@ func (b *binding) decide(now time.Time) bool {
 	switch {
 	case b.best != nil:
 		o, _ := b.best.choose(&b.ask, b.liked(), b.declined)
+		if b.look {
+			b.hand(*b.best.lease(&b.ask, o, now))
+			b.drop()
+			break
+		}
 		b.exchange(requesting, now, question{
 			kind: dhcpv6.MessageTypeRequest, server: b.best.server.DUID, addrs: []netip.Addr{o.addr},
 		})
@@ -385,7 +396,7 @@ func (b *binding) accept(a *answer, now time.Time) {
 
 // check asks the LAN whether an address is free, if it is another than before.
 func (b *binding) check(l *Lease, now time.Time) {
-	if b.client.Check == nil || b.lease != nil && !b.lost && b.lease.Addr == l.Addr {
+	if b.client.cfg.Check == nil || b.lease != nil && !b.lost && b.lease.Addr == l.Addr {
 		b.bind(l, now)
 		return
 	}
@@ -395,18 +406,20 @@ func (b *binding) check(l *Lease, now time.Time) {
 	c.wg.Go(func() {
 		ctx, cancel := context.WithTimeout(c.ctx, checkFor)
 		defer cancel()
-		used, err := c.Check(ctx, l.Ask.Link, l.Addr, l.Ask.MAC)
+		used, err := c.cfg.Check(ctx, l.Ask.Link, l.Addr, l.Ask.MAC)
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if b.pending != l {
 			return
 		}
 		b.pending = nil
-		if err != nil && c.Log != nil {
-			c.Log.WithField("link", b.link.name).Warnf("whether %s is free could not be asked: %v", l.Addr, err)
+		if err != nil && c.cfg.Log != nil {
+			c.cfg.Log.WithField("link", b.link.name).Warnf("whether %s is free could not be asked: %v", l.Addr, err)
 		}
 		if err == nil && used != nil && used.String() != b.ask.MAC.String() {
-			b.decline(l, used, time.Now())
+			b.refusal = fmt.Errorf("DHCPv6 server %s on %s gives %s, which %s has: take it out of the server's range, or that machine off it",
+				l.Server, b.link.name, l.Addr, used)
+			b.decline(l, time.Now())
 		} else {
 			b.bind(l, time.Now())
 		}
@@ -414,9 +427,7 @@ func (b *binding) check(l *Lease, now time.Time) {
 }
 
 // decline tells the server that another machine has the address (RFC 8415 18.2.8).
-func (b *binding) decline(l *Lease, used net.HardwareAddr, now time.Time) {
-	b.refusal = fmt.Errorf("DHCPv6 server %s on %s gives %s, which %s has: take it out of the server's range, or that machine off it",
-		l.Server, b.link.name, l.Addr, used)
+func (b *binding) decline(l *Lease, now time.Time) {
 	if len(b.declined) < maxServers {
 		b.declined = append(b.declined, l.Addr)
 	}
@@ -453,10 +464,7 @@ func (b *binding) bind(l *Lease, now time.Time) {
 	was, lost := b.lease, b.lost
 	b.lease, b.lost, b.late, b.fails, b.refusal, b.declined = l, false, false, 0, nil, nil
 	b.rest()
-	for _, w := range b.waiters {
-		w <- outcome{lease: *l}
-	}
-	b.waiters = nil
+	b.hand(*l)
 	if was == nil {
 		return
 	}
@@ -465,6 +473,14 @@ func (b *binding) bind(l *Lease, now time.Time) {
 		e.What = Changed
 	}
 	b.client.tell(e)
+}
+
+// hand gives a lease to those who wait.
+func (b *binding) hand(l Lease) {
+	for _, w := range b.waiters {
+		w <- outcome{lease: l}
+	}
+	b.waiters = nil
 }
 
 // rest is until T1, and a little longer: those who began together need not renew

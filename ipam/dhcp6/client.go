@@ -36,8 +36,8 @@ var errClosed = errors.New("underlay is shutting down")
 
 // Client holds leases. Its methods may be called in parallel.
 type Client struct {
-	Config
-	open func(link string, hear func(payload []byte, from netip.Addr), over func(wire, error)) (wire, error)
+	cfg  Config
+	open func(link string, all bool, hear func(payload []byte, from netip.Addr), over func(wire, error)) (wire, error)
 	wg   sync.WaitGroup
 	ctx  context.Context // ends with the client
 	end  context.CancelFunc
@@ -62,11 +62,10 @@ type identity struct {
 
 // New makes a client without leases. It opens a socket on a link once it has a
 // lease there.
-func New(config Config) *Client {
+func New(cfg Config) *Client {
 	c := &Client{
-		Config: config,
-		open:   openTap,
-		keys:   map[string]*binding{}, owners: map[identity]*binding{},
+		cfg: cfg, open: openTap,
+		keys: map[string]*binding{}, owners: map[identity]*binding{},
 		asked: map[dhcpv6.TransactionID]*binding{}, links: map[string]*link{},
 	}
 	c.ctx, c.end = context.WithCancel(context.Background())
@@ -79,6 +78,16 @@ func New(config Config) *Client {
 // ErrNoServer if ctx ends first. The lease is not wanted any longer then. A key
 // that has a lease gets that one.
 func (c *Client) Acquire(ctx context.Context, ask Ask) (Lease, error) {
+	return c.acquire(ctx, ask, false)
+}
+
+// Discover is what the best server would give. Nothing is taken.
+func (c *Client) Discover(ctx context.Context, ask Ask) (Terms, error) {
+	l, err := c.acquire(ctx, ask, true)
+	return l.Terms, err
+}
+
+func (c *Client) acquire(ctx context.Context, ask Ask, look bool) (Lease, error) {
 	if err := ask.complete(); err != nil {
 		return Lease{}, err
 	}
@@ -87,6 +96,9 @@ func (c *Client) Acquire(ctx context.Context, ask Ask) (Lease, error) {
 	if err != nil {
 		c.mu.Unlock()
 		return Lease{}, err
+	}
+	if b.state == idle {
+		b.look = look
 	}
 	if b.lease != nil && !b.lost && b.state != soliciting && b.state != requesting {
 		defer c.mu.Unlock()
@@ -165,11 +177,15 @@ func (c *Client) binding(ask Ask) (*binding, error) {
 	}
 	l := c.links[ask.Link]
 	if l == nil {
-		l = &link{name: ask.Link, servers: map[DUID]int{}}
+		l = &link{name: ask.Link, all: ask.Passthru, servers: map[DUID]int{}}
 		c.links[ask.Link] = l
 	}
 	l.users++
 	b := &binding{client: c, link: l, ask: ask, index: -1}
+	if ask.Previous != nil {
+		b.hint = ask.Previous.Addr
+		b.ask.Previous = nil
+	}
 	c.keys[ask.Key] = b
 	c.owners[id] = b
 	return b, nil
@@ -189,14 +205,14 @@ func (c *Client) Restore(leases []Lease) error {
 		l := leases[i]
 		err := l.Ask.complete()
 		if err == nil && !usable(l.Addr) {
-			err = fmt.Errorf("the lease of %s is of no address", l.Ask.Key)
+			err = fmt.Errorf("the lease of %s is of no address", l.Key)
 		}
 		var b *binding
 		if err == nil {
 			b, err = c.binding(l.Ask)
 		}
 		if err == nil && b.lease != nil {
-			err = fmt.Errorf("%s has a lease already", l.Ask.Key)
+			err = fmt.Errorf("%s has a lease already", l.Key)
 		}
 		if err != nil {
 			errs = append(errs, err)
@@ -239,17 +255,35 @@ func (c *Client) Forget(key string) {
 	}
 }
 
-// Leases are those that are valid, by key.
-func (c *Client) Leases() []Lease {
+// Decline tells the server that another machine has the address of a lease, if
+// the caller finds that only when it is in use. The lease is lost; another is
+// asked for.
+func (c *Client) Decline(key string, why error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var all []Lease
-	for _, b := range c.keys {
-		if b.lease != nil && !b.lost {
-			all = append(all, *b.lease)
-		}
+	if b := c.keys[key]; b != nil && b.lease != nil && !b.lost {
+		b.lose(why)
+		b.decline(b.lease, time.Now())
 	}
-	slices.SortFunc(all, func(a, b Lease) int { return strings.Compare(a.Ask.Key, b.Ask.Key) })
+}
+
+// Leases is how it stands with every lease, by key. One that is not asked for
+// successfully yet has no address.
+func (c *Client) Leases() []Status {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := make([]Status, 0, len(c.keys))
+	for _, b := range c.keys {
+		s := Status{Lease: Lease{Ask: b.ask}, State: b.state.String(), Trouble: b.refusal}
+		if b.lease != nil {
+			s.Lease = *b.lease
+		}
+		if b.link.err != nil {
+			s.Trouble = b.link.err
+		}
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b Status) int { return strings.Compare(a.Key, b.Key) })
 	return all
 }
 
@@ -299,7 +333,7 @@ func (c *Client) hear(l *link, payload []byte, from netip.Addr) {
 
 // tell queues an event. With mu held.
 func (c *Client) tell(e Event) {
-	if c.Told == nil {
+	if c.cfg.Told == nil {
 		return
 	}
 	c.events = append(c.events, e)
@@ -314,7 +348,7 @@ func (c *Client) tell(e Event) {
 			e := c.events[0]
 			c.events = c.events[1:]
 			c.mu.Unlock()
-			c.Told(e)
+			c.cfg.Told(e)
 			c.mu.Lock()
 		}
 		c.telling = false

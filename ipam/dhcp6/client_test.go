@@ -140,8 +140,8 @@ func TestAway(t *testing.T) {
 		if got := w.whats(); got != "late lost " {
 			t.Errorf("told %q", got)
 		}
-		if len(w.Leases()) != 0 {
-			t.Errorf("a lease that is over: %v", w.Leases())
+		if len(w.leases()) != 0 {
+			t.Errorf("a lease that is over: %v", w.leases())
 		}
 
 		time.Sleep(24 * time.Hour)
@@ -192,7 +192,7 @@ func TestForgotten(t *testing.T) {
 		if got := w.whats(); got != "renewed " {
 			t.Errorf("told %q", got)
 		}
-		l = w.Leases()[0]
+		l = w.leases()[0]
 		s.set(func() {
 			clear(s.leases)
 			s.leases["other/1"] = leased{addr: l.Addr}
@@ -292,7 +292,7 @@ func TestRenewed(t *testing.T) {
 				if got := w.whats(); got != test.told {
 					t.Errorf("told %q, not %q", got, test.told)
 				}
-				if all := w.Leases(); len(all) != 1 || all[0].Addr.String() != test.addr {
+				if all := w.leases(); len(all) != 1 || all[0].Addr.String() != test.addr {
 					t.Errorf("leases %+v", all)
 				}
 			})
@@ -533,7 +533,7 @@ func TestRestore(t *testing.T) {
 				w := newWorld(t)
 				s := w.server(1)
 				w.must(ask(1))
-				b, err := json.Marshal(w.Leases())
+				b, err := json.Marshal(w.leases())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -561,7 +561,7 @@ func TestRestore(t *testing.T) {
 				if got := again.whats(); got != test.told {
 					t.Errorf("told %q", got)
 				}
-				if all := again.Leases(); len(all) != 1 || !reflect.DeepEqual(all[0].Ask, leases[0].Ask) {
+				if all := again.leases(); len(all) != 1 || !reflect.DeepEqual(all[0].Ask, leases[0].Ask) {
 					t.Errorf("leases %+v", all)
 				}
 				if err := again.Restore(leases); err == nil {
@@ -588,7 +588,7 @@ func TestMoved(t *testing.T) {
 		w.unplug()
 		two := w.server(2)
 		w.set(func() { w.servers = []*server{two} })
-		if len(w.Leases()) != 1 {
+		if len(w.leases()) != 1 {
 			t.Error("the lease went with the carrier")
 		}
 		w.plug()
@@ -637,7 +637,7 @@ func TestStorm(t *testing.T) {
 		}
 		wg.Wait()
 		seen := map[netip.Addr]bool{}
-		for _, l := range w.Leases() {
+		for _, l := range w.leases() {
 			seen[l.Addr] = true
 		}
 		if len(seen) != n || len(w.wires) != 1 {
@@ -660,7 +660,7 @@ func TestStorm(t *testing.T) {
 		if k, all := most(), len(s.seen()); all != n || k > n/25 {
 			t.Errorf("%d renewals, %d of them in a second", all, k)
 		}
-		leases := w.Leases()
+		leases := w.leases()
 		w.Close()
 		again := newWorld(t)
 		again.servers = append(again.servers, s)
@@ -787,7 +787,7 @@ func TestLossy(t *testing.T) {
 		for range 200 {
 			time.Sleep(17 * time.Second)
 			seen := map[netip.Addr]string{}
-			for _, l := range w.Leases() {
+			for _, l := range w.leases() {
 				if other, taken := seen[l.Addr]; taken {
 					t.Fatalf("%s and %s have %s", other, l.Ask.Key, l.Addr)
 				}
@@ -798,6 +798,68 @@ func TestLossy(t *testing.T) {
 			if e.What == Lost || e.What == Changed && e.Was.Addr != e.Lease.Addr {
 				t.Errorf("%s: %s %v", e.Lease.Ask.Key, e.What, e.Err)
 			}
+		}
+	})
+}
+
+// TestDiscover: what would be given is told, and nothing is taken.
+func TestDiscover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := w.server(1)
+		s.rapid = true
+		terms, err := w.Discover(t.Context(), ask(1))
+		if err != nil || terms.Addr.String() != "2001:db8:1::1" || terms.Server != s.name {
+			t.Errorf("%+v, %v", terms, err)
+		}
+		if got := s.seen(); !slices.Equal(got, []string{"SOLICIT"}) || len(s.leases) > 0 || len(w.owners) > 0 {
+			t.Errorf("the server saw %q and has %v", got, s.leases)
+		}
+		w.must(ask(1))
+	})
+}
+
+// TestDeclineLater: the caller finds the address in use after all.
+func TestDeclineLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := w.server(1)
+		w.must(ask(1))
+		s.seen()
+		w.Decline("c1", errors.New("the container says so"))
+		time.Sleep(5 * time.Second)
+		want := []string{"DECLINE 2001:db8:1::1", "SOLICIT", "REQUEST 2001:db8:1::2"}
+		if diff := cmp.Diff(want, s.seen()); diff != "" {
+			t.Error(diff)
+		}
+		e := w.told()
+		if len(e) != 2 || e[0].What != Lost || e[1].What != Changed || e[1].Lease.Addr.String() != "2001:db8:1::2" {
+			t.Errorf("told %+v", e)
+		}
+	})
+}
+
+// TestStatus: how it stands is told, with the server's last word.
+func TestStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := w.server(1)
+		l := w.must(ask(1))
+		s.set(func() {
+			s.reply = func(a, m *dhcpv6.Message) *dhcpv6.Message {
+				a.AddOption(&dhcpv6.OptStatusCode{StatusCode: iana.StatusUnspecFail, StatusMessage: "not today"})
+				return a
+			}
+		})
+		time.Sleep(time.Until(l.Rebind))
+		all := w.Leases()
+		if len(all) != 1 || all[0].State != "rebinding" && all[0].State != "renewing" || all[0].Trouble == nil ||
+			!strings.Contains(all[0].Trouble.Error(), "not today (UnspecFail)") || all[0].Addr != l.Addr {
+			t.Errorf("%+v", all)
+		}
+		w.unplug()
+		if all = w.Leases(); all[0].Trouble == nil || !strings.Contains(all[0].Trouble.Error(), "no carrier") {
+			t.Errorf("%+v", all)
 		}
 	})
 }

@@ -111,8 +111,14 @@ type Ask struct {
 	Hostname string `json:"hostname,omitempty"` // option 39, RFC 4704
 
 	Want    netip.Addr `json:"want,omitzero"`     // this address or none
-	Hint    netip.Addr `json:"hint,omitzero"`     // this address if it may be, such as the last one
 	Servers []Server   `json:"servers,omitempty"` // only these are heard; none: all
+
+	// Passthru: the container takes all that reaches the parent. So the answers to
+	// renewals are taken before it, at the cost of a look at every frame.
+	Passthru bool `json:"passthru,omitempty"`
+
+	// Previous is the lease of an earlier life: its address is taken if it may be.
+	Previous *Lease `json:"-"`
 }
 
 // known says whether a server may be listened to.
@@ -139,9 +145,6 @@ func (a *Ask) complete() error {
 	if a.Want.IsValid() && !usable(a.Want) {
 		return fmt.Errorf("%s is no address that DHCPv6 leases", a.Want)
 	}
-	if !usable(a.Hint) {
-		a.Hint = netip.Addr{}
-	}
 	return hostname(a.Hostname)
 }
 
@@ -163,14 +166,19 @@ func usable(a netip.Addr) bool {
 	return a.Is6() && !a.Is4In6() && a.Zone() == "" && a.IsGlobalUnicast()
 }
 
-// Lease is an address, from whom, and for how long. It can be stored as JSON
-// and restored. Its times are of the host's clock; zero is never.
-type Lease struct {
-	Ask    Ask          `json:"ask"`
+// Terms are what a server gives, made safe.
+type Terms struct {
 	Addr   netip.Addr   `json:"addr"`
 	Server Server       `json:"server"`
 	DNS    []netip.Addr `json:"dns,omitempty"`
 	Search []string     `json:"search,omitempty"`
+}
+
+// Lease is an address, from whom, and for how long. It is what a caller stores
+// for Restore. Its times are of the host's clock; zero is never.
+type Lease struct {
+	Ask
+	Terms
 
 	Granted   time.Time `json:"granted"`            // or renewed
 	Renew     time.Time `json:"renew,omitzero"`     // T1
@@ -182,24 +190,29 @@ type Lease struct {
 // over says whether the time t, zero being never, has come.
 func over(t, now time.Time) bool { return !t.IsZero() && !now.Before(t) }
 
-// What an Event tells.
-type What int
+// What is what has become of a lease.
+type What string
 
-// Events. After Late and Lost the client goes on: it ends with Renewed or
-// Changed, or never.
+// After Late, the client goes on to Renewed, Changed or Lost; after Lost, to
+// Changed, even where it is the same address again.
 const (
-	Renewed What = iota // the same address for longer
-	Changed             // another address, or other DNS servers or search domains
-	Late                // no server has renewed the lease by T2; the address is valid still
-	Lost                // the address may not be used any longer
+	Renewed What = "renewed" // the same for longer
+	Changed What = "changed" // another address, or other DNS servers or search domains
+	Late    What = "late"    // no server has renewed it by T2; the address is still good
+	Lost    What = "lost"    // it has expired or was taken back; another is being asked for
 )
 
-func (w What) String() string { return [...]string{"renewed", "changed", "late", "lost"}[w] }
-
-// Event tells what became of a lease after Acquire or Restore.
+// Event is what has become of a lease after Acquire or Restore.
 type Event struct {
 	What  What
-	Lease Lease // as it is now; after Lost, as it was
+	Lease Lease // as it is now; what was lost is still in it
 	Was   Lease // before
-	Err   error // why, for Late and Lost
+	Err   error // why it is late or lost
+}
+
+// Status is how it stands with a lease.
+type Status struct {
+	Lease
+	State   string // "bound", "renewing", …
+	Trouble error  // what a server last said, or why none can be asked; nil: all is well
 }

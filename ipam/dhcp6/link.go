@@ -18,6 +18,7 @@ type wire interface {
 // back.
 type link struct {
 	name string
+	all  bool // Ask.Passthru
 
 	// guarded by Client.mu
 	users    int
@@ -71,7 +72,7 @@ func (c *Client) settle(l *link, look bool) error {
 	}
 	var w wire
 	if wanted {
-		w, err = c.open(l.name,
+		w, err = c.open(l.name, l.all,
 			func(payload []byte, from netip.Addr) { c.hear(l, payload, from) },
 			func(w wire, err error) { c.lose(l, w, err) })
 	} else {
@@ -82,8 +83,8 @@ func (c *Client) settle(l *link, look bool) error {
 	l.wire, l.err = w, err
 	if w == nil {
 		l.failed = true
-		if wanted && c.Log != nil {
-			c.Log.WithField("link", l.name).Debugf("no DHCPv6 there: %v", err)
+		if wanted && c.cfg.Log != nil {
+			c.cfg.Log.WithField("link", l.name).Debugf("no DHCPv6 there: %v", err)
 		}
 		return err
 	}

@@ -329,7 +329,7 @@ func (a *answer) lease(ask *Ask, o granted, now time.Time) *Lease {
 	t2 = max(t2, shortest/2)
 	t1 = max(min(t1, t2), shortest/2)
 	return &Lease{
-		Ask: *ask, Addr: o.addr, Server: a.server, DNS: a.dns, Search: a.search, Granted: now,
+		Ask: *ask, Terms: Terms{o.addr, a.server, a.dns, a.search}, Granted: now,
 		Renew: after(now, t1), Rebind: after(now, t2),
 		Preferred: after(now, o.preferred), Expires: after(now, o.valid),
 	}

@@ -30,7 +30,7 @@ type tap struct {
 
 // openTap opens one. hear is called with what servers send to it, over when it
 // has failed.
-func openTap(name string, hear func(payload []byte, from netip.Addr), over func(wire, error)) (wire, error) {
+func openTap(name string, all bool, hear func(payload []byte, from netip.Addr), over func(wire, error)) (wire, error) {
 	ifi, err := running(name)
 	if err != nil {
 		return nil, err
@@ -41,14 +41,21 @@ func openTap(name string, hear func(payload []byte, from netip.Addr), over func(
 	if err != nil {
 		return nil, err
 	}
-	if t.conn, err = packet.Listen(ifi, packet.Raw, etherIP6, &packet.Config{Filter: program}); err != nil {
+	protocol := etherIP6
+	if all {
+		protocol = unix.ETH_P_ALL
+	}
+	if t.conn, err = packet.Listen(ifi, packet.Raw, protocol, &packet.Config{Filter: program}); err != nil {
+		if errors.Is(err, unix.EPERM) {
+			err = fmt.Errorf("%w; underlay needs CAP_NET_RAW", err)
+		}
 		return nil, fmt.Errorf("hearing DHCPv6 on %s: %w", name, err)
 	}
 	if t.raw, err = t.conn.SyscallConn(); err != nil {
 		t.conn.Close()
 		return nil, err
 	}
-	t.join()
+	t.prepare()
 	go func() {
 		err := t.listen(hear)
 		select {
@@ -76,9 +83,9 @@ func running(name string) (*net.Interface, error) {
 	return ifi, nil
 }
 
-// join makes the NIC, and a switch that snoops, let neighbour solicitations for
-// the address through. Where the host's IPv6 is off, only the NIC can be told.
-func (t *tap) join() {
+// prepare makes the NIC, and a switch that snoops, let neighbour solicitations
+// for the address through. Where the host's IPv6 is off, only the NIC can be told.
+func (t *tap) prepare() {
 	t.group = -1
 	to, err := ndp.SolicitedNodeMulticast(t.addr)
 	if err != nil {
@@ -88,6 +95,9 @@ func (t *tap) join() {
 	ether := group(to)
 	copy(m.Address[:], ether[:])
 	_ = t.raw.Control(func(fd uintptr) {
+		// Else a socket for all protocols would be handed a copy of each frame that
+		// leaves, only to have it filtered.
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1)
 		_ = unix.SetsockoptPacketMreq(int(fd), unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m)
 	})
 	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -168,8 +178,9 @@ func (t *tap) close() {
 }
 
 // filter keeps neighbour solicitations, and datagrams to clients, that are of the
-// LAN of the link with that index: its sockets are handed frames of VLANs without
-// a link of their own, too, without the tag.
+// LAN of the link with that index: its sockets are handed frames of VLANs, too,
+// with the tag or, if the VLAN has no link, without it, but as another host's. Tag 0
+// is no VLAN's.
 func filter(index int) []bpf.Instruction {
 	drop := bpf.RetConstant{Val: 0}
 	return []bpf.Instruction{
@@ -179,8 +190,12 @@ func filter(index int) []bpf.Instruction {
 		bpf.LoadExtension{Num: bpf.ExtType},
 		bpf.JumpIf{Cond: bpf.JumpLessOrEqual, Val: unix.PACKET_MULTICAST, SkipTrue: 1},
 		drop,
-		bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
+		bpf.LoadExtension{Num: bpf.ExtVLANTag},
+		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xfff},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 1},
+		drop,
+		bpf.LoadAbsolute{Off: etherLen - 2, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: etherIP6, SkipTrue: 1},
 		drop,
 		bpf.LoadAbsolute{Off: etherLen + 6, Size: 1},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: udp, SkipFalse: 3},

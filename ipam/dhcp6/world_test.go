@@ -79,7 +79,7 @@ func newWorld(t *testing.T) *world {
 			return w.used[a], nil
 		},
 	})
-	w.open = func(_ string, hear func([]byte, netip.Addr), _ func(wire, error)) (wire, error) {
+	w.open = func(_ string, _ bool, hear func([]byte, netip.Addr), _ func(wire, error)) (wire, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if w.down != nil {
@@ -139,7 +139,7 @@ func (w *world) told() []Event {
 func (w *world) whats() string {
 	s := ""
 	for _, e := range w.told() {
-		s += e.What.String() + " "
+		s += string(e.What) + " "
 	}
 	return s
 }
@@ -318,6 +318,16 @@ func (s *server) seen() []string {
 }
 
 func (s *server) set(f func()) { s.w.set(f) }
+
+// leases are those that hold.
+func (w *world) leases() (all []Lease) {
+	for _, s := range w.Leases() {
+		if s.Addr.IsValid() && !over(s.Expires, time.Now()) {
+			all = append(all, s.Lease)
+		}
+	}
+	return all
+}
 
 // ask is what container n asks.
 func ask(n int) Ask {
