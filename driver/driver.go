@@ -71,6 +71,7 @@ type Holdings interface {
 // Config is what a driver works with besides kernel and store.
 type Config struct {
 	Holdings  Holdings
+	Leaser    Leaser    // nil: no server is asked for addresses
 	Announcer Announcer // nil: the LAN is told nothing
 	Log       logrus.FieldLogger
 	// Boot names this boot of the host, which no endpoint outlives; "": unknown.
@@ -86,6 +87,7 @@ type Driver struct {
 	kernel    Kernel
 	store     *store.Store
 	holdings  Holdings
+	leaser    Leaser
 	announcer Announcer
 	log       logrus.FieldLogger
 	grace     time.Duration
@@ -130,7 +132,7 @@ const (
 // kernel: Recover does.
 func New(kernel Kernel, st *store.Store, c Config) (*Driver, error) {
 	d := &Driver{
-		kernel: kernel, store: st, holdings: c.Holdings, announcer: c.Announcer, log: c.Log, grace: cmp.Or(c.Grace, grace),
+		kernel: kernel, store: st, holdings: c.Holdings, leaser: c.Leaser, announcer: c.Announcer, log: c.Log, grace: cmp.Or(c.Grace, grace),
 		networks: map[string]*Network{}, endpoints: map[string]*Endpoint{}, addresses: map[netip.Addr]*Endpoint{}, lodgers: map[string]map[string]*Endpoint{}, roommates: map[string]map[string]*Endpoint{}, macs: map[macOn]*Endpoint{},
 		accesses: map[string]*access{}, presences: map[string]*presence{}, waiting: map[string]Absence{}, shaken: map[string]bool{}, footings: map[string]footing{},
 	}
@@ -291,6 +293,9 @@ func (d *Driver) drop(e *Endpoint) {
 	}
 	delete(d.presences, e.ID)
 	delete(d.endpoints, e.ID)
+	if e.Lease != nil && d.leaser != nil {
+		d.leaser.Free(e.Lease.Key)
+	}
 	take := func(index map[string]map[string]*Endpoint, key string) {
 		delete(index[key], e.ID)
 		if len(index[key]) == 0 {

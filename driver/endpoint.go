@@ -38,6 +38,9 @@ type Endpoint struct {
 	// DeviceID is the sub-interface's, where it shares the parent's MAC and the
 	// host must know which addresses it makes for itself; see netlinkutil.Link.
 	DeviceID uint16 `json:"deviceID,omitempty"`
+	// Lease is what the driver has leased, of a network with an IPAM that gives
+	// nothing.
+	Lease *Lease `json:"lease,omitempty"`
 	// Leased is what the LAN's own server has given the container since in the place
 	// of IPv4, which Docker goes on showing.
 	Leased netip.Prefix `json:"leased,omitzero"`
@@ -113,7 +116,13 @@ func (d *Driver) CreateEndpoint(ctx context.Context, req Endpoint) (MAC, error) 
 	if err != nil {
 		return nil, fmt.Errorf("network %s: %w", Short(n.ID), err)
 	}
+	if req, err = d.takeLease(ctx, n, parent, req); err != nil {
+		return nil, fmt.Errorf("network %s: %w", Short(n.ID), err)
+	}
 	e, submitted, err := d.register(n, parent, req)
+	if req.Lease != nil && (err != nil || submitted == nil) {
+		d.leaser.Free(req.Lease.Key) // or it was a repeat, which needs none
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -339,7 +348,14 @@ func (d *Driver) Join(ctx context.Context, networkID, endpointID, sandbox string
 		return p, d.joins(n, e, sandbox)
 	}
 	for _, addr := range e.prefixes() {
-		switch gw := n.gateway(addr.Addr()); {
+		gw := n.gateway(addr.Addr())
+		if l := e.Lease; l != nil && addr == e.IPv4 {
+			gw = l.Router
+			if !n.Options.NoDefaultRoute {
+				p.Routes = append(p.Routes, l.Routes...)
+			}
+		}
+		switch {
 		case n.Options.NoDefaultRoute:
 		case n.mode().RoutesByLink():
 			p.Routes = append(p.Routes, Route{Destination: defaultRoute(addr.Addr())})

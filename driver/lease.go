@@ -1,13 +1,101 @@
 package driver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 
+	"underlay/internal/options"
 	"underlay/netlinkutil"
 )
+
+// Leaser takes addresses from the LAN's own server.
+type Leaser interface {
+	// Lease takes one, and keeps it until Free.
+	Lease(context.Context, LeaseRequest) (Lease, error)
+	// Free gives it up. It is called with locks held: it waits for nothing and does
+	// not call back.
+	Free(key string)
+}
+
+// LeaseRequest asks for a lease.
+type LeaseRequest struct {
+	Network string
+	LAN     LAN
+	MAC     MAC // nil: whichever
+	DHCP    options.DHCP
+}
+
+// Lease is what the LAN's server has given an endpoint.
+type Lease struct {
+	Key    string       `json:"key"` // that of the book of leases
+	Addr   netip.Prefix `json:"addr"`
+	MAC    MAC          `json:"mac,omitempty"` // nil: the parent's
+	Router netip.Addr   `json:"router,omitzero"`
+	Routes []Route      `json:"routes,omitempty"` // besides the default route
+}
+
+// takeLease takes a lease for an endpoint of a network that has its addresses so.
+func (d *Driver) takeLease(ctx context.Context, n *Network, parent netlinkutil.Link, req Endpoint) (Endpoint, error) {
+	if !n.Options.DHCP.V4 || req.IPv4.IsValid() {
+		return req, nil
+	}
+	d.mu.Lock()
+	known := d.endpoints[req.ID] != nil
+	d.mu.Unlock()
+	if known {
+		return req, nil
+	}
+	if d.leaser == nil {
+		return req, errors.New("this underlay has no DHCP client")
+	}
+	lan := LAN{Link: parent.Name, MAC: parent.MAC, Shared: n.mode().SharesMAC() || n.mode().Alone()}
+	l, err := d.leaser.Lease(ctx, LeaseRequest{Network: n.ID, LAN: lan, MAC: req.MAC, DHCP: n.Options.DHCP})
+	if err != nil {
+		return req, err
+	}
+	req.Lease, req.IPv4 = &l, l.Addr
+	if req.MAC == nil && !lan.Shared {
+		req.MAC = l.MAC
+	}
+	return req, nil
+}
+
+// Leased returns the address that an endpoint has been leased, if it has.
+func (d *Driver) Leased(endpointID string) (addr netip.Prefix, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e := d.endpoints[endpointID]
+	if e == nil || e.Lease == nil {
+		return addr, false
+	}
+	return e.IPv4, true
+}
+
+// HasLease tells whether an endpoint has the lease of a key.
+func (d *Driver) HasLease(key string) bool { return d.withLease(key) != nil }
+
+func (d *Driver) withLease(key string) *Endpoint {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, e := range d.endpoints {
+		if e.Lease != nil && e.Lease.Key == key {
+			return e
+		}
+	}
+	return nil
+}
+
+// ReaddressLease is Readdress for the endpoint that has a lease of the driver's.
+func (d *Driver) ReaddressLease(key string, c netlinkutil.Readdressing) error {
+	e := d.withLease(key)
+	if e == nil {
+		return nil
+	}
+	return d.readdress(e, c)
+}
 
 // Readdress gives a container that runs another address than Docker was told: the
 // LAN's own server has taken back the one that it had. given is what Docker shows.
@@ -18,6 +106,10 @@ func (d *Driver) Readdress(given netip.Addr, c netlinkutil.Readdressing) error {
 	if e == nil || e.IPv4.Addr() != given {
 		return nil // it has ended
 	}
+	return d.readdress(e, c)
+}
+
+func (d *Driver) readdress(e *Endpoint, c netlinkutil.Readdressing) error {
 	n, err := d.network(e.NetworkID)
 	if err != nil {
 		return nil
@@ -33,7 +125,9 @@ func (d *Driver) Readdress(given netip.Addr, c netlinkutil.Readdressing) error {
 		return fmt.Errorf("endpoint %s: %w", Short(e.ID), err)
 	}
 	d.mu.Lock()
-	delete(d.addresses, c.Was.Addr())
+	if d.addresses[c.Was.Addr()] == e && c.Was.Addr() != e.IPv4.Addr() {
+		delete(d.addresses, c.Was.Addr())
+	}
 	d.mu.Unlock()
 	after, ok := d.update(e.ID, func(e *Endpoint) { e.Leased = c.Is })
 	if !ok {

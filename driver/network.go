@@ -145,6 +145,10 @@ func (d *Driver) RouterRoutes(n *Network) (commands []string) {
 // check refuses options that do not go with what else Docker says of a network.
 func (n *Network) check() error {
 	switch o := &n.Options; {
+	case o.DHCP.On() && n.Internal:
+		return errors.New("-o dhcp does not go with --internal, which keeps containers from everybody else, a server included; leave out the one or the other")
+	case o.DHCP.On() && len(n.Subnets) > 0:
+		return errors.New("-o dhcp needs --ipam-driver null: another IPAM driver gives addresses of its own; or use --ipam-driver underlay with --ipam-opt dhcp=true in the place of -o dhcp")
 	case n.Internal && o.HostAccess:
 		return errors.New("-o host_access does not go with --internal, which keeps containers from everybody else, and the host would be one; leave out the one or the other")
 	case n.Internal && o.Proxy:

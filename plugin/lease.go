@@ -43,7 +43,7 @@ func (l leases) Take(ctx context.Context, q ipam.LeaseRequest) (netip.Addr, erro
 }
 
 func (l leases) Refuse(addr netip.Addr, why error) { l.book.Refuse(addr, why) }
-func (l leases) Free(addr netip.Addr)              { l.book.Free(addr) }
+func (l leases) Free(addr netip.Addr)              { l.book.FreeAddress(addr) }
 
 // checkWait is how long a machine that has an address may take to say so: it has
 // been given that address by the LAN's own server, so that nobody ought to.
@@ -79,9 +79,43 @@ func (p *Plugin) openLeases(o *parts) (err error) {
 
 // readdress gives a running container what the server has given it in the place of
 // what it had.
-func (p *Plugin) readdress(given netip.Prefix, was, is dhcp.Lease) {
-	c := netlinkutil.Readdressing{Was: was.Addr, Is: is.Addr, RouterWas: lease.Router(was.Terms), RouterIs: lease.Router(is.Terms)}
-	if err := p.parts.driver.Readdress(given.Addr(), c); err != nil {
+func (p *Plugin) readdress(e lease.Entry, was dhcp.Lease) {
+	c := netlinkutil.Readdressing{Was: was.Addr, Is: e.Lease.Addr, RouterWas: lease.Router(was.Terms), RouterIs: lease.Router(e.Lease.Terms)}
+	var err error
+	if e.IPAM {
+		err = p.parts.driver.Readdress(e.Given.Addr(), c)
+	} else {
+		err = p.parts.driver.ReaddressLease(e.Key, c)
+	}
+	if err != nil {
 		p.config.Log.WithField("part", "dhcp").Errorf("the container keeps %v, which the server has taken back, until it is restarted: %v", was.Addr.Addr(), err)
 	}
+}
+
+// leaser hands the driver the book.
+type leaser struct{ *lease.Book }
+
+func (l *leaser) Lease(ctx context.Context, q driver.LeaseRequest) (driver.Lease, error) {
+	e, err := l.Take(ctx, lease.Request{Parent: q.LAN.MAC, Link: q.LAN.Link, Shared: q.LAN.Shared, On: q.Network, MAC: net.HardwareAddr(q.MAC), DHCP: q.DHCP})
+	if err != nil {
+		return driver.Lease{}, err
+	}
+	given := driver.Lease{Key: e.Key, Addr: e.Given, Router: lease.Router(e.Lease.Terms)}
+	if !q.LAN.Shared {
+		given.MAC = driver.MAC(e.Lease.MAC)
+	}
+	for _, r := range e.Lease.Routes {
+		if r.To.Bits() > 0 {
+			given.Routes = append(given.Routes, driver.Route{Destination: r.To, NextHop: r.Via})
+		}
+	}
+	return given, nil
+}
+
+// held tells whether a container may have a lease.
+func (p *Plugin) held(e *lease.Entry) bool {
+	if e.IPAM {
+		return p.parts.ipam.Held(e.Given.Addr())
+	}
+	return p.parts.driver.HasLease(e.Key)
 }

@@ -144,6 +144,9 @@ func (p *Plugin) createEndpoint(ctx context.Context, req network.CreateEndpointR
 	if e.MAC == nil && mac != nil {
 		res.Interface.MacAddress = mac.String()
 	}
+	if addr, ok := p.parts.driver.Leased(e.ID); ok && !e.IPv4.IsValid() {
+		res.Interface.Address = addr.String()
+	}
 	return res, nil
 }
 

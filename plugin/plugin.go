@@ -227,7 +227,7 @@ func (p *Plugin) load() {
 		known[networks[i].ID] = pools(&networks[i])
 	}
 	p.parts.ipam.Know(known)
-	p.parts.book.Resume(p.parts.ipam.Held)
+	p.parts.book.Resume(p.held)
 	p.workers.Go(p.forgetAbandoned)
 	if p.parts.host != nil {
 		p.workers.Go(p.follow)
@@ -267,7 +267,7 @@ func (p *Plugin) open() (_ parts, err error) {
 	if o.host != nil {
 		p.config.Sandboxes.enter(o.host, p.config.Log)
 	}
-	holdings := &holdings{}
+	holdings, leaser := &holdings{}, &leaser{}
 	settings := ipam.Config{
 		DefaultPools: p.config.DefaultPools, Host: lan.New(o.kernel, lan.ResolvConf), Log: p.config.Log.WithField("part", "ipam"),
 		Grace: p.config.Grace,
@@ -291,7 +291,7 @@ func (p *Plugin) open() (_ parts, err error) {
 		return o, fmt.Errorf("this boot of the host has no ID: %w", err)
 	}
 	o.driver, err = driver.New(p.config.kernel(o.kernel), o.store, driver.Config{
-		Holdings: holdings, Announcer: announcer, Log: p.config.Log, Grace: p.config.Grace, Boot: strings.TrimSpace(string(boot)),
+		Holdings: holdings, Leaser: leaser, Announcer: announcer, Log: p.config.Log, Grace: p.config.Grace, Boot: strings.TrimSpace(string(boot)),
 	})
 	if err != nil {
 		return o, err
@@ -301,7 +301,7 @@ func (p *Plugin) open() (_ parts, err error) {
 	}
 	settings.Leases = leases{o.book, o.driver, o.kernel}
 	o.ipam, err = ipam.New(o.store, o.driver, settings)
-	holdings.IPAM, holdings.book = o.ipam, o.book
+	holdings.IPAM, holdings.book, leaser.Book = o.ipam, o.book, o.book
 	return o, err
 }
 

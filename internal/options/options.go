@@ -34,6 +34,7 @@ type Network struct {
 	Routes         []Route `json:"routes,omitempty"`         // for each container
 	NoDefaultRoute bool    `json:"noDefaultRoute,omitempty"` // never by this network
 	Proxy          bool    `json:"proxy,omitempty"`          // the host answers ARP and NDP for its l3 containers
+	DHCP           DHCP    `json:"dhcp,omitzero"`
 }
 
 // MTUKey is the label that Docker's own drivers take an MTU from.
@@ -69,9 +70,10 @@ type raw struct {
 	routes                              []Route
 	hostAccess, noDefaultRoute          bool
 	announce                            string
+	dhcp                                DHCP
 }
 
-var networkTable = []option[raw]{
+var networkTable = append([]option[raw]{
 	{Option{"parent", "the name of a link of the host, such as eth0, or eth0.10 for VLAN 10 on eth0", "an isolated dummy link",
 		"the NIC whose LAN the containers join"},
 		func(r *raw, v string) error { r.parent = v; return linkName(v) }},
@@ -105,7 +107,7 @@ var networkTable = []option[raw]{
 	{Option{"announce", "proxy", "nothing",
 		"ipvlan l3 and l3s: the host answers ARP and NDP for its containers, so that the LAN finds them without a route"},
 		func(r *raw, v string) error { r.announce = v; return among([]string{"proxy"}, v) }},
-}
+}, dhcpTable(func(r *raw) *DHCP { return &r.dhcp })...)
 
 // Networks lists the -o options.
 func Networks() []Option { return rows(networkTable) }
@@ -118,7 +120,7 @@ func ParseNetwork(given map[string]string) (Network, error) {
 	}
 	n := Network{
 		Parent: r.parent, Mode: mode.Default, MTU: r.mtu, BCQueueLen: r.bcQueueLen, VLAN: r.vlan,
-		HostAccess: r.hostAccess, Routes: r.routes, NoDefaultRoute: r.noDefaultRoute, Proxy: r.announce != "",
+		HostAccess: r.hostAccess, Routes: r.routes, NoDefaultRoute: r.noDefaultRoute, Proxy: r.announce != "", DHCP: r.dhcp,
 	}
 	switch ipvlan := r.ipvlanMode != "" || r.ipvlanFlag != ""; {
 	case ipvlan && r.macvlanMode != "":
@@ -135,8 +137,15 @@ func ParseNetwork(given map[string]string) (Network, error) {
 
 // check refuses options that do not go with the mode or without a parent.
 func (n *Network) check() error {
+	if err := n.DHCP.check("-o"); err != nil {
+		return err
+	}
 	viaRouter := slices.ContainsFunc(n.Routes, func(r Route) bool { return r.Via.IsValid() })
 	switch {
+	case n.DHCP.On() && n.Parent == "":
+		return fmt.Errorf("-o dhcp needs -o parent: a network without one is on no LAN")
+	case n.DHCP.On() && n.Mode.RoutesByLink():
+		return fmt.Errorf("-o dhcp does not go with %v, whose containers are behind the host, where no broadcast goes; use ipvlan_mode=l2 or macvlan", n.Mode)
 	case n.VLAN != 0 && n.Parent == "":
 		return fmt.Errorf("-o vlan=%d needs the link that carries the VLAN; add -o parent, such as -o parent=eth0", n.VLAN)
 	case n.HostAccess && n.Parent == "":

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -104,7 +105,7 @@ func (s *server) leased(addr string) string {
 // before 27 must be told the subnet.
 func dhcpArgs(args ...string) []string {
 	base := []string{"-o", "parent=eth0", "--ipam-opt", "parent=eth0", "--ipam-opt", "dhcp=true"}
-	if release < 27 {
+	if release < 27 && !slices.Contains(args, "--subnet") {
 		base = append(base, "--subnet", "192.168.50.0/24", "--gateway", router4)
 	}
 	return append(base, args...)
@@ -177,15 +178,16 @@ func TestDHCP(t *testing.T) {
 		check("plugin killed")
 	})
 	t.Run("wanted", func(t *testing.T) {
-		c := b.run("fixed", "--network", "net", "--ip", "192.168.50.115")
-		if a := c.addrs("net"); a[0] != "192.168.50.115" || s.leased(a[0]) == "" {
+		b.network(dhcpArgs("--subnet", "192.168.50.0/24", "--gateway", router4, "named")...) // Docker takes no --ip else
+		c := b.run("fixed", "--network", "named", "--ip", "192.168.50.115")
+		if a := c.addrs("named"); a[0] != "192.168.50.115" || s.leased(a[0]) == "" {
 			t.Errorf("it has %v\n%s", a, s.log())
 		}
-		out, err := b.tryRun("thief", "--network", "net", "--ip", "192.168.50.115")
+		out, err := b.tryRun("thief", "--network", "named", "--ip", "192.168.50.115")
 		if err == nil || !strings.Contains(out, "192.168.50.115") {
 			t.Errorf("a second one: %v, %s", err, out)
 		}
-		out, err = b.tryRun("odd", "--network", "net", "--ip", "192.168.50.7")
+		out, err = b.tryRun("odd", "--network", "named", "--ip", "192.168.50.7")
 		if err == nil || !strings.Contains(out, "192.168.50.7") {
 			t.Errorf("outside the server's range: %v, %s", err, out)
 		}
@@ -210,5 +212,130 @@ func TestDHCP(t *testing.T) {
 			t.Errorf("after %v: %v, %s", took, err, out)
 		}
 	})
+	b.tidy()
+}
+
+// The lease is the driver's, with a MAC that the server knows.
+func TestDHCPByMAC(t *testing.T) {
+	b := begin(t)
+	const mac, reserved = "02:00:5e:00:50:44", "192.168.50.44"
+	s := dnsmasq(t, "router", "--dhcp-range=192.168.50.100,192.168.50.119,255.255.255.0,120", "--dhcp-option=option:router,"+router4,
+		"--dhcp-host="+mac+","+reserved, "--dhcp-option=option:classless-static-route,0.0.0.0/0,"+router4+",10.20.0.0/16,192.168.50.3")
+	b.network("--ipam-driver", "null", "-o", "parent=eth0", "-o", "dhcp=true", "net")
+	c := b.run("web", "--network", "net", "--mac-address", mac)
+	if a := c.addrs("net"); len(a) != 1 || a[0] != reserved || c.NetworkSettings.Networks["net"].MacAddress != mac {
+		t.Errorf("docker inspect shows %+v\n%s", c.NetworkSettings.Networks["net"], s.log())
+	}
+	reaches(t, "a LAN host to the container", "host1", reserved)
+	reaches(t, "the container beyond the router", c.at(), "203.0.113.1")
+	if out := do(t, c.at(), "ip route"); !strings.Contains(out, "10.20.0.0/16 via 192.168.50.3") {
+		t.Errorf("its routes are\n%s", out)
+	}
+	other := b.run("other", "--network", "net")
+	addr, is := other.addrs("net"), other.NetworkSettings.Networks["net"].MacAddress
+	if len(addr) != 1 || !strings.Contains(s.leased(addr[0]), is) {
+		t.Errorf("one without a MAC of its own has %v by %s\n%s", addr, is, s.log())
+	}
+	docker(t, "restart", "-t", "0", "web", "other")
+	if a := inspect(t, "web").addrs("net"); a[0] != reserved {
+		t.Errorf("restarted, it has %v", a)
+	}
+	if a := inspect(t, "other").addrs("net"); a[0] != addr[0] {
+		t.Errorf("restarted, the other has %v, not %v", a, addr)
+	}
+	reaches(t, "a LAN host to the container, restarted", "host1", reserved, addr[0])
+	docker(t, "rm", "-f", "web", "other")
+	if n := s.count("DHCPRELEASE"); n != 4 {
+		t.Errorf("%d releases\n%s", n, s.log())
+	}
+	b.tidy()
+}
+
+// Ten containers have one MAC, and are ten machines to the server all the same.
+func TestDHCPOfOneMAC(t *testing.T) {
+	b := begin(t)
+	s := dnsmasq(t, "router", "--dhcp-range=192.168.50.100,192.168.50.119,255.255.255.0,120", "--dhcp-option=option:router,"+router4,
+		"--dhcp-option=option:T1,6", "--dhcp-option=option:T2,60")
+	b.network(dhcpArgs("-o", "ipvlan_mode=l2", "net")...)
+	var runs []func()
+	for k := range 10 {
+		runs = append(runs, func() { b.tryRun("c"+string(rune('0'+k)), "--network", "net") })
+	}
+	together(runs...)
+	var addrs []string
+	for k := range 10 {
+		c := inspect(t, "c"+string(rune('0'+k)))
+		a := c.addrs("net")
+		if len(a) != 1 || s.leased(a[0]) == "" {
+			t.Fatalf("container %d has %v\n%s", k, a, s.log())
+		}
+		addrs = append(addrs, a[0])
+	}
+	given(t, "192.168.50.0/24", addrs)
+	reaches(t, "a LAN host to the containers", "host1", addrs...)
+	before := s.count("DHCPACK")
+	err := wait(40*time.Second, "renewals", func() error {
+		if n := s.count("DHCPACK") - before; n < 20 {
+			return errorf("%d\n%s", n, s.log())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	b.tidy()
+}
+
+// The server takes an address back, and gives another: the container that runs has
+// that, and the old one until then.
+func TestDHCPAnotherAddress(t *testing.T) {
+	b := begin(t)
+	args := []string{"--dhcp-option=option:router," + router4, "--dhcp-option=option:T1,6", "--dhcp-option=option:T2,60"}
+	s := dnsmasq(t, "router", append(args, "--dhcp-range=192.168.50.100,192.168.50.119,255.255.255.0,120")...)
+	b.network(dhcpArgs("-o", "host_access=true", "net")...)
+	c := b.run("web", "--network", "net")
+	was := c.addrs("net")[0]
+	s.stop()
+	s = dnsmasq(t, "router", append(args, "--dhcp-range=192.168.50.120,192.168.50.139,255.255.255.0,120")...)
+	var is string
+	err := wait(60*time.Second, "another address", func() error {
+		for _, l := range links(t, c.at()) {
+			for _, a := range l.Addrs {
+				if strings.HasPrefix(a.Local, "192.168.50.") && a.Local != was {
+					is = a.Local
+					return nil
+				}
+			}
+		}
+		return errorf("none\n%s", s.log())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reaches(t, "a LAN host to the container", "host1", is)
+	reaches(t, "the Docker host to the container", "", is)
+	reaches(t, "the container beyond the router", c.at(), "203.0.113.1")
+	isolated(t, "a LAN host to the address taken back", "host1", was)
+	var state struct {
+		Leases []struct {
+			Given string
+			Lease struct{ Addr string }
+		}
+	}
+	socket, err := pluginSocket(plugin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = call(unixClient(socket), "POST", "/Underlay.State", struct{}{}, &state)
+	if err != nil || len(state.Leases) != 1 || bare(state.Leases[0].Given) != was || bare(state.Leases[0].Lease.Addr) != is {
+		t.Errorf("underlay state shows the leases %+v, %v; Docker shows %s, and it has %s", state.Leases, err, was, is)
+	}
+	if !strings.Contains(s.leased(is), c.NetworkSettings.Networks["net"].MacAddress) {
+		t.Errorf("the server has %q\n%s", s.leased(is), s.log())
+	}
+	docker(t, "restart", "-t", "0", "web")
+	if a := inspect(t, "web").addrs("net"); a[0] != is {
+		t.Errorf("restarted, it has %v, not %s", a, is)
+	}
 	b.tidy()
 }

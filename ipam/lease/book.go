@@ -57,7 +57,8 @@ type Entry struct {
 	Key   string       `json:"key"`
 	On    string       `json:"on"`
 	Name  string       `json:"name,omitempty"`
-	Given netip.Prefix `json:"given"` // what Docker was told
+	Given netip.Prefix `json:"given"`          // what Docker was told
+	IPAM  bool         `json:"ipam,omitempty"` // by IPAM, which knows it by its address
 	Lease dhcp.Lease   `json:"lease"`
 	Keep  bool         `json:"keep,omitempty"`
 	Rests time.Time    `json:"rests,omitzero"` // since when no container has it; zero: one does
@@ -79,7 +80,7 @@ type Config struct {
 	Log    *logrus.Entry
 	// Changed is told, one after the other, what a running container is to have
 	// from now on in place of what it had.
-	Changed func(given netip.Prefix, was, is dhcp.Lease)
+	Changed func(e Entry, was dhcp.Lease)
 }
 
 // Book holds all leases. Its methods may be called in parallel.
@@ -87,12 +88,12 @@ type Book struct {
 	client  Client
 	store   *store.Store
 	log     *logrus.Entry
-	changed func(given netip.Prefix, was, is dhcp.Lease)
+	changed func(e Entry, was dhcp.Lease)
 
 	mu      sync.Mutex
-	entries map[string]*Entry // by key
-	given   map[netip.Addr]*Entry
-	asking  map[string]bool // keys
+	entries map[string]*Entry     // by key
+	given   map[netip.Addr]*Entry // of those of IPAM
+	asking  map[string]bool       // keys
 }
 
 // Open reads the book. Nothing is asked of any server before Resume.
@@ -113,26 +114,26 @@ func Open(c Config) (*Book, error) {
 }
 
 // Resume goes on with the leases of containers, and frees those that none has any
-// more: held tells which addresses are.
-func (b *Book) Resume(held func(netip.Addr) bool) {
+// more: held tells which are.
+func (b *Book) Resume(held func(*Entry) bool) {
 	b.mu.Lock()
 	var going []dhcp.Lease
-	var gone []netip.Addr
+	var gone []string
 	for _, e := range b.entries {
 		switch {
 		case !e.Rests.IsZero():
-		case held(e.Given.Addr()):
+		case held(e):
 			going = append(going, e.Lease)
 		default:
-			gone = append(gone, e.Given.Addr())
+			gone = append(gone, e.Key)
 		}
 	}
 	b.mu.Unlock()
 	if err := b.client.Restore(going); err != nil {
 		b.log.Errorf("leases that are not renewed: %v", err)
 	}
-	for _, a := range gone {
-		b.Free(a)
+	for _, key := range gone {
+		b.Free(key)
 	}
 }
 
@@ -151,14 +152,14 @@ func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	e := &Entry{Key: key, On: r.On, Name: r.Name, Given: l.Addr, Lease: l, Keep: r.DHCP.Keep}
+	e := &Entry{Key: key, On: r.On, Name: r.Name, Given: l.Addr, IPAM: r.Subnet.IsValid(), Lease: l, Keep: r.DHCP.Keep}
 	if r.Subnet.IsValid() && !r.Subnet.Contains(l.Addr.Addr()) {
 		err := fmt.Errorf("the DHCP server %v has given %v, which is outside the network's subnet %v; create the network with --subnet %v", l.Server, l.Addr.Addr(), r.Subnet, l.Addr.Masked())
 		b.client.Release(key)
 		return Entry{}, err
 	}
 	b.mu.Lock()
-	if o := b.given[l.Addr.Addr()]; o != nil && o.Key != key && r.Subnet.IsValid() {
+	if o := b.given[l.Addr.Addr()]; o != nil && o.Key != key && e.IPAM {
 		b.mu.Unlock()
 		err := fmt.Errorf("the DHCP server %v has given %v twice: lease %s has it; tell the server to go by the client identifier", l.Server, l.Addr.Addr(), o.Key)
 		b.client.Decline(key, err.Error())
@@ -173,7 +174,7 @@ func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
 		err = fmt.Errorf("state is not on disk yet; try again: %w", ctx.Err())
 	}
 	if err != nil {
-		b.Free(l.Addr.Addr())
+		b.Free(key)
 		return Entry{}, err
 	}
 	return *e, nil
@@ -295,16 +296,28 @@ func (b *Book) MAC(addr netip.Addr) (mac net.HardwareAddr, shared, ok bool) {
 	return e.Lease.MAC, len(e.Lease.ClientID) > 0, true
 }
 
-// Free says that no container has an address any more. The server is told, unless
+// FreeAddress is Free for what IPAM has given.
+func (b *Book) FreeAddress(addr netip.Addr) {
+	b.mu.Lock()
+	e := b.given[addr]
+	b.mu.Unlock()
+	if e != nil {
+		b.Free(e.Key)
+	}
+}
+
+// Free says that no container has a lease any more. The server is told, unless
 // the network keeps its leases. It waits for nothing.
-func (b *Book) Free(addr netip.Addr) {
+func (b *Book) Free(key string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	e := b.given[addr]
-	if e == nil {
+	e := b.entries[key]
+	if e == nil || !e.Rests.IsZero() {
 		return
 	}
-	delete(b.given, addr)
+	if e.IPAM {
+		delete(b.given, e.Given.Addr())
+	}
 	rests := *e
 	rests.Rests = time.Now()
 	if e.Keep {
@@ -383,14 +396,14 @@ func (b *Book) Told(ev dhcp.Event) {
 	}
 	if ev.Err == nil && e.Lease.Addr != now.Lease.Addr {
 		log.Warnf("the DHCP server has given %v in the place of %v; docker inspect goes on showing %v until the container is restarted", now.Lease.Addr, e.Lease.Addr, now.Given.Addr())
-		b.changed(now.Given, e.Lease, now.Lease)
+		b.changed(now, e.Lease)
 	}
 }
 
 // put enters an entry in the place of an older one. The caller holds b.mu.
 func (b *Book) put(e *Entry) {
 	b.entries[e.Key] = e
-	if e.Rests.IsZero() {
+	if e.Rests.IsZero() && e.IPAM {
 		b.given[e.Given.Addr()] = e
 	}
 }
@@ -399,8 +412,10 @@ func (b *Book) put(e *Entry) {
 func (b *Book) Entries() (es []Entry) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, e := range b.given {
-		es = append(es, *e)
+	for _, e := range b.entries {
+		if e.Rests.IsZero() {
+			es = append(es, *e)
+		}
 	}
 	slices.SortFunc(es, func(a, c Entry) int {
 		if d := a.Given.Addr().Compare(c.Given.Addr()); d != 0 {
