@@ -54,15 +54,16 @@ type Request struct {
 
 // Entry is one lease, or what is left of one for the next start.
 type Entry struct {
-	Key   string       `json:"key"`
-	On    string       `json:"on"`
-	Name  string       `json:"name,omitempty"`
-	Given netip.Prefix `json:"given"`          // what Docker was told
-	IPAM  bool         `json:"ipam,omitempty"` // by IPAM, which knows it by its address
-	Lease dhcp.Lease   `json:"lease"`
-	Keep  bool         `json:"keep,omitempty"`
-	Rests time.Time    `json:"rests,omitzero"` // since when no container has it; zero: one does
-	Lost  string       `json:"lost,omitempty"` // why the server's word is not to be had at present
+	Key    string       `json:"key"`
+	On     string       `json:"on"`
+	Name   string       `json:"name,omitempty"`
+	Given  netip.Prefix `json:"given"`          // what Docker was told
+	IPAM   bool         `json:"ipam,omitempty"` // by IPAM, which knows it by its address
+	Lease  dhcp.Lease   `json:"lease"`
+	Shared bool         `json:"shared,omitempty"` // the MAC is the parent's: the server goes by the client identifier
+	Keep   bool         `json:"keep,omitempty"`
+	Rests  time.Time    `json:"rests,omitzero"` // since when no container has it; zero: one does
+	Lost   string       `json:"lost,omitempty"` // why the server's word is not to be had at present
 }
 
 // Drift is what the server has given that Docker does not know of, or zero.
@@ -152,7 +153,7 @@ func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	e := &Entry{Key: key, On: r.On, Name: r.Name, Given: l.Addr, IPAM: r.Subnet.IsValid(), Lease: l, Keep: r.DHCP.Keep}
+	e := &Entry{Key: key, On: r.On, Name: r.Name, Given: l.Addr, IPAM: r.Subnet.IsValid(), Shared: r.Shared, Lease: l, Keep: r.DHCP.Keep}
 	if r.Subnet.IsValid() && !r.Subnet.Contains(l.Addr.Addr()) {
 		err := fmt.Errorf("the DHCP server %v has given %v, which is outside the network's subnet %v; create the network with --subnet %v", l.Server, l.Addr.Addr(), r.Subnet, l.Addr.Masked())
 		b.client.Release(key)
@@ -251,7 +252,7 @@ func (b *Book) busy(key string) bool {
 // holds b.mu.
 func (b *Book) last(r Request) (last *Entry) {
 	for _, e := range b.entries {
-		if e.On == r.On && e.Lease.Link == r.Link && e.Name == "" && !e.Rests.IsZero() && !b.asking[e.Key] &&
+		if e.On == r.On && e.Shared == r.Shared && e.Lease.Link == r.Link && e.Name == "" && !e.Rests.IsZero() && !b.asking[e.Key] &&
 			(last == nil || last.Rests.Before(e.Rests)) {
 			last = e
 		}
@@ -293,7 +294,7 @@ func (b *Book) MAC(addr netip.Addr) (mac net.HardwareAddr, shared, ok bool) {
 	if e == nil {
 		return nil, false, false
 	}
-	return e.Lease.MAC, len(e.Lease.ClientID) > 0, true
+	return e.Lease.MAC, e.Shared, true
 }
 
 // FreeAddress is Free for what IPAM has given.
