@@ -227,7 +227,7 @@ func TestWant(t *testing.T) {
 		n := newLAN(srv)
 		c := n.client(t, Config{})
 		ask := asker(1)
-		ask.Want = netip.MustParseAddr("10.0.0.77")
+		ask.Want = netip.MustParseAddr("10.0.0.177")
 		l, err := c.try(10*time.Second, ask)
 		if err != nil || l.Addr.Addr() != ask.Want {
 			t.Fatal(l, err)
@@ -238,7 +238,7 @@ func TestWant(t *testing.T) {
 		ask2 := asker(2)
 		ask2.Want = ask.Want
 		began := time.Now()
-		if _, err = c.try(10*time.Second, ask2); err == nil || !strings.Contains(err.Error(), "dhcp server 10.0.0.1 offers 10.0.0.100, not 10.0.0.77") {
+		if _, err = c.try(10*time.Second, ask2); err == nil || !strings.Contains(err.Error(), "dhcp server 10.0.0.1 offers 10.0.0.100, not 10.0.0.177") {
 			t.Error(err)
 		}
 		if d := time.Since(began); d > 1100*time.Millisecond {
