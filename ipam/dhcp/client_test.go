@@ -297,6 +297,48 @@ func TestPrevious(t *testing.T) {
 	}
 }
 
+// TestSilence: a container restarts while the server is away.
+func TestSilence(t *testing.T) {
+	for _, used := range []net.HardwareAddr{nil, hw(9)} {
+		t.Run(fmt.Sprintf("used by %s", used), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := newFake("10.0.0.1", time.Hour)
+				n := newLAN(srv)
+				var who net.HardwareAddr
+				c := n.client(t, Config{Check: func(context.Context, string, netip.Addr, net.HardwareAddr) (net.HardwareAddr, error) {
+					return who, nil
+				}})
+				l, err := c.try(10*time.Second, asker(1))
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.Forget("1")
+				who = used
+				srv.set(func() { srv.away = true })
+				ask := asker(1)
+				ask.Previous = &l
+				again, err := c.try(10*time.Second, ask)
+				if used != nil {
+					if err == nil || len(c.Status()) != 0 {
+						t.Errorf("%+v", again)
+					}
+					return
+				}
+				if err != nil || again.Addr != l.Addr || !again.Expires.Equal(l.Expires) || c.status("1").Trouble == nil {
+					t.Fatal(again, err)
+				}
+				time.Sleep(50 * time.Minute)
+				srv.set(func() { srv.away = false })
+				time.Sleep(8 * time.Minute)
+				synctest.Wait()
+				if s := c.status("1"); s.Trouble != nil || s.Addr != l.Addr || c.told(Lost) != 0 || c.told(Renewed) == 0 {
+					t.Errorf("%+v, %+v", s, c.all())
+				}
+			})
+		})
+	}
+}
+
 // TestAllowed: a rogue server is faster, and not listened to.
 func TestAllowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
