@@ -52,6 +52,11 @@ func beginBare(t *testing.T) *test {
 		})
 		if err != nil {
 			t.Errorf("after the test: %v", err)
+			for ns, who := range holders() {
+				if line := "netns in use " + ns; !strings.Contains(before, line) {
+					t.Logf("%s by %s", line, strings.Join(who, ", "))
+				}
+			}
 		}
 		if t.Failed() {
 			t.Logf("dockerd's last words:\n%s", tail(daemonLog, 30))
@@ -219,13 +224,23 @@ func namespaces() []string {
 			facts = append(facts, "netns mounted "+f[3])
 		}
 	}
-	held, _ := filepath.Glob("/proc/[0-9]*/ns/net")
-	for _, path := range held {
-		if ns, err := os.Readlink(path); err == nil {
-			facts = append(facts, "netns in use "+ns)
-		}
+	for ns := range holders() {
+		facts = append(facts, "netns in use "+ns)
 	}
 	return facts
+}
+
+// holders are the processes in each network namespace.
+func holders() map[string][]string {
+	who := map[string][]string{}
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, proc := range procs {
+		if ns, err := os.Readlink(proc + "/ns/net"); err == nil {
+			command := strings.ReplaceAll(trimmed(proc+"/cmdline"), "\x00", " ")
+			who[ns] = append(who[ns], fmt.Sprintf("%s (%s)", strings.TrimPrefix(proc, "/proc/"), strings.TrimSpace(command)))
+		}
+	}
+	return who
 }
 
 // state is what the plugin holds, one leaf of its JSON a line; times, and what

@@ -119,10 +119,13 @@ func (c *Client) Close() {
 }
 
 // Acquire takes a lease: the previous one if there is one and its server still
-// gives it, else a new one. It returns with the error of what a server said
-// last, or that none answered, when ctx ends; nothing is left behind then. From
-// its success on the lease is kept until Release or Forget, and Told tells of it.
-// A key that holds a lease already is given that.
+// gives it, else a new one. From then on it is kept until Release or Forget, and
+// Told tells of it. A key that holds a lease already is given that.
+//
+// When ctx ends, the error is what a server said last, or that none answered, and
+// nothing is left behind. But where none answered, and the previous lease is good
+// for some time yet, and nobody else has its address, that is gone on with (RFC
+// 2131 3.2).
 func (c *Client) Acquire(ctx context.Context, ask Ask) (Lease, error) {
 	if err := ask.valid(); err != nil {
 		return Lease{}, err
@@ -147,6 +150,7 @@ func (c *Client) Acquire(ctx context.Context, ask Ask) (Lease, error) {
 		if p.Expired(now) {
 			c.discover(l, now)
 		} else {
+			l.previous = p
 			c.reboot(l, now)
 		}
 	}
@@ -189,6 +193,10 @@ func (c *Client) await(ctx context.Context, l *lease, waiter <-chan outcome) (Le
 	case o := <-waiter: // just now
 		return o.lease, o.err
 	default:
+	}
+	if l.spare && l.state == selecting && l.trouble == nil && !l.previous.Expired(time.Now()) {
+		c.resume(l)
+		return l.Lease, nil
 	}
 	c.abandon(l)
 	err := l.trouble

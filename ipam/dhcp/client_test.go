@@ -227,7 +227,7 @@ func TestWant(t *testing.T) {
 		n := newLAN(srv)
 		c := n.client(t, Config{})
 		ask := asker(1)
-		ask.Want = netip.MustParseAddr("10.0.0.77")
+		ask.Want = netip.MustParseAddr("10.0.0.177")
 		l, err := c.try(10*time.Second, ask)
 		if err != nil || l.Addr.Addr() != ask.Want {
 			t.Fatal(l, err)
@@ -238,7 +238,7 @@ func TestWant(t *testing.T) {
 		ask2 := asker(2)
 		ask2.Want = ask.Want
 		began := time.Now()
-		if _, err = c.try(10*time.Second, ask2); err == nil || !strings.Contains(err.Error(), "dhcp server 10.0.0.1 offers 10.0.0.100, not 10.0.0.77") {
+		if _, err = c.try(10*time.Second, ask2); err == nil || !strings.Contains(err.Error(), "dhcp server 10.0.0.1 offers 10.0.0.100, not 10.0.0.177") {
 			t.Error(err)
 		}
 		if d := time.Since(began); d > 1100*time.Millisecond {
@@ -291,6 +291,48 @@ func TestPrevious(t *testing.T) {
 				}
 				if q := n.questions()[0]; q.m.ServerIdentifier() != nil || !q.m.ClientIPAddr.IsUnspecified() || q.m.RequestedIPAddress().String() != "10.0.0.100" || !q.m.IsBroadcast() {
 					t.Error(q.m.Summary())
+				}
+			})
+		})
+	}
+}
+
+// TestSilence: a container restarts while the server is away.
+func TestSilence(t *testing.T) {
+	for _, used := range []net.HardwareAddr{nil, hw(9)} {
+		t.Run(fmt.Sprintf("used by %s", used), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := newFake("10.0.0.1", time.Hour)
+				n := newLAN(srv)
+				var who net.HardwareAddr
+				c := n.client(t, Config{Check: func(context.Context, string, netip.Addr, net.HardwareAddr) (net.HardwareAddr, error) {
+					return who, nil
+				}})
+				l, err := c.try(10*time.Second, asker(1))
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.Forget("1")
+				who = used
+				srv.set(func() { srv.away = true })
+				ask := asker(1)
+				ask.Previous = &l
+				again, err := c.try(10*time.Second, ask)
+				if used != nil {
+					if err == nil || len(c.Status()) != 0 {
+						t.Errorf("%+v", again)
+					}
+					return
+				}
+				if err != nil || again.Addr != l.Addr || !again.Expires.Equal(l.Expires) || c.status("1").Trouble == nil {
+					t.Fatal(again, err)
+				}
+				time.Sleep(50 * time.Minute)
+				srv.set(func() { srv.away = false })
+				time.Sleep(8 * time.Minute)
+				synctest.Wait()
+				if s := c.status("1"); s.Trouble != nil || s.Addr != l.Addr || c.told(Lost) != 0 || c.told(Renewed) == 0 {
+					t.Errorf("%+v, %+v", s, c.all())
 				}
 			})
 		})

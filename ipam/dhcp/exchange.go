@@ -61,12 +61,14 @@ const (
 
 // lease is one that is kept or asked for. Client.mu guards it.
 type lease struct {
-	Lease // its Terms are zero until there are any
-	id    string
-	state state
-	lost  bool       // Lost was told, or is true of what was restored
-	peek  bool       // an offer is all that is wanted
-	hint  netip.Addr // the address to ask for if there is a choice
+	Lease    // its Terms are zero until there are any
+	id       string
+	state    state
+	lost     bool       // Lost was told, or is true of what was restored
+	peek     bool       // an offer is all that is wanted
+	previous *Lease     // in rebooting: what to go on with if nobody answers
+	spare    bool       // nobody answered, and nobody else has that address
+	hint     netip.Addr // the address to ask for if there is a choice
 
 	xid    [4]byte
 	began  time.Time // the first question of this exchange
@@ -277,6 +279,7 @@ func (c *Client) tick(l *lease, now time.Time) {
 		}
 		if l.tries >= reboots {
 			c.discover(l, now)
+			c.keep(l)
 			return
 		}
 	case bound:
@@ -430,7 +433,39 @@ func (c *Client) granted(l *lease, now time.Time, a answer) {
 			c.checked(l, used, err)
 		}
 	})
-	l.began = now
+}
+
+// keep asks whether the previous lease is one to go on with.
+func (c *Client) keep(l *lease) {
+	a := l.previous.Addr.Addr()
+	if c.cfg.Check == nil {
+		l.spare = true
+		return
+	}
+	c.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(c.ctx, patience)
+		defer cancel()
+		used, err := c.cfg.Check(ctx, l.Link, a, l.MAC)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		l.spare = err == nil && (used == nil || bytes.Equal(used, l.MAC))
+	})
+}
+
+// resume goes on with the previous lease, whose server may be back soon.
+func (c *Client) resume(l *lease) {
+	p := l.previous
+	c.quiet(l)
+	l.Terms, l.Granted, l.Renew, l.Rebind, l.Expires = p.Terms, p.Granted, p.Renew, p.Rebind, p.Expires
+	l.state, l.waiter, l.previous = bound, nil, nil
+	l.trouble = fmt.Errorf("no dhcp server answers on %s: %s is gone on with", l.Link, l.Addr.Addr())
+	if c.cfg.Log != nil {
+		c.cfg.Log.WithField("link", l.Link).Warn(l.trouble)
+	}
+	c.idle(l)
+	if !l.Expires.IsZero() {
+		c.due(l, time.Now().Add(upTo(longest)))
+	}
 }
 
 // checked binds or declines.
@@ -480,7 +515,7 @@ func (c *Client) bind(l *lease, now time.Time) {
 	l.Granted, l.Renew, l.Rebind, l.Expires = now, time.Time{}, time.Time{}, time.Time{}
 	l.state, l.trouble, l.round, l.declined = bound, nil, 0, 0
 	l.hint = l.Addr.Addr()
-	l.offer = answer{}
+	l.offer, l.previous = answer{}, nil
 	c.idle(l)
 	if t.expire > 0 {
 		l.Renew, l.Rebind, l.Expires = now.Add(t.renew), now.Add(t.rebind), now.Add(t.expire)

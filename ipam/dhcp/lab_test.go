@@ -200,6 +200,8 @@ func (h here) Alive() (ok bool) {
 // client is a Client of a namespace, and what it told.
 type client struct {
 	*Client
+	then func(Event)
+
 	mu     sync.Mutex
 	events []Event
 }

@@ -146,6 +146,13 @@ func (n *lan) cut(err error) {
 	}
 }
 
+// set sets how many frames are lost.
+func (n *lan) set(loss float64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.loss = loss
+}
+
 func (n *lan) mend() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -211,6 +218,8 @@ type fake struct {
 	mu     sync.Mutex
 	away   bool
 	next   netip.Addr
+	from   byte // the range's last bytes
+	to     byte
 	free   []netip.Addr
 	given  map[string]netip.Addr // by client id
 	until  map[string]time.Time
@@ -224,7 +233,7 @@ func newFake(addr string, lease time.Duration) *fake {
 	a := netip.MustParseAddr(addr)
 	b := a.As4()
 	b[3] = 100
-	return &fake{addr: a, lease: lease, next: netip.AddrFrom4(b), given: map[string]netip.Addr{}, until: map[string]time.Time{}, bad: map[netip.Addr]bool{}}
+	return &fake{from: 100, to: 250, addr: a, lease: lease, next: netip.AddrFrom4(b), given: map[string]netip.Addr{}, until: map[string]time.Time{}, bad: map[netip.Addr]bool{}}
 }
 
 func (s *fake) set(f func()) {
@@ -248,14 +257,14 @@ func (s *fake) pick(id string, want netip.Addr) netip.Addr {
 	if a := s.given[id]; a.IsValid() && !s.bad[a] && (s.owner(a) == id || s.owner(a) == "") {
 		return a
 	}
-	if want.IsValid() && want.Is4() && !s.bad[want] && s.owner(want) == "" && netip.PrefixFrom(s.addr, 24).Masked().Contains(want) && want != s.addr {
+	if want.IsValid() && want.Is4() && !s.bad[want] && s.owner(want) == "" && netip.PrefixFrom(s.addr, 24).Masked().Contains(want) && want.As4()[3] >= s.from && want.As4()[3] <= s.to {
 		return want
 	}
 	for {
 		a := s.next
 		s.next = a.Next()
-		if b := s.next.As4(); b[3] == 250 {
-			b[3] = 100
+		if b := s.next.As4(); b[3] > s.to {
+			b[3] = s.from
 			s.next = netip.AddrFrom4(b)
 		}
 		if !s.bad[a] && s.owner(a) == "" {
@@ -368,6 +377,9 @@ func (c *client) take(e Event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.events = append(c.events, e)
+	if c.then != nil {
+		c.then(e)
+	}
 }
 
 // all is everything told.

@@ -133,10 +133,13 @@ func (b *binding) exchange(s state, now time.Time, q question) {
 
 // transmit sends the message, and plans when it is repeated.
 func (b *binding) transmit(now time.Time) {
-	if w := b.link.wire; w == nil {
+	if b.link.wire == nil || b.sent > 1 { // perhaps the link is not what it was
 		b.client.mend(b.link)
-	} else if err := w.send(b.question.bytes(now.Sub(b.began))); err != nil && b.client.cfg.Log != nil {
-		b.client.cfg.Log.WithField("link", b.link.name).Debugf("sending a DHCPv6 %s: %v", b.question.kind, err)
+	}
+	if w := b.link.wire; w != nil {
+		if err := w.send(b.question.bytes(now.Sub(b.began))); err != nil && b.client.cfg.Log != nil {
+			b.client.cfg.Log.WithField("link", b.link.name).Debugf("sending a DHCPv6 %s: %v", b.question.kind, err)
+		}
 	}
 	p := paces[b.state]
 	if b.state == soliciting && b.link.solMaxRT > 0 {

@@ -120,7 +120,7 @@ func TestAway(t *testing.T) {
 		s.set(func() { s.silent = true })
 		s.seen()
 
-		time.Sleep(time.Until(l.Rebind))
+		time.Sleep(time.Until(l.Rebind.Add(-time.Second)))
 		renews := s.seen()
 		time.Sleep(time.Until(l.Expires.Add(time.Second)))
 		rebinds := s.seen()

@@ -4,12 +4,12 @@
 // lease is wanted. It exists so that no container needs a client of its own.
 //
 // A container has no interface yet when its address is asked for. So the client
-// speaks for all of them from the parent: with the parent's MAC, from a
-// link-local address that is the client's own, and with a DUID for each
-// container, which is what a server tells its clients apart by. It answers the
-// neighbour solicitations for that address itself. Nothing in it needs the
-// host's IPv6, which may be disabled on the parent; the host's firewall does not
-// see it; and a DHCPv6 client of the host's own keeps its port 546.
+// speaks for all of them from the parent: with the parent's MAC and link-local
+// address, and with a DUID for each container, which is what a server tells its
+// clients apart by. Where the host's IPv6 is off on the parent, or it has no
+// link-local address, the client has one of its own, and answers the neighbour
+// solicitations for it. It hears by a packet socket: the host's firewall is not
+// asked, and a DHCPv6 client of the host's own keeps its port 546.
 //
 // What a server cannot see this way is a container's MAC, except in its DUID (DUID-LL,
 // RFC 8415 11.4): kea reads it there, dnsmasq does not, and wants a

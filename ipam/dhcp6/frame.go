@@ -33,7 +33,7 @@ var (
 )
 
 // ownAddress is the link-local address that the client has on a link with that
-// MAC. The kernel's is another, however it is made. Its last 24 bits are the
+// MAC where the kernel has none. Its last 24 bits are the
 // MAC's, so that its multicast group for neighbour solicitations is that of the
 // kernel's usual one, which a switch that snoops is likely to know of.
 func ownAddress(m mac) netip.Addr {

@@ -1,11 +1,14 @@
 package dhcp6
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -19,7 +22,8 @@ import (
 type tap struct {
 	link  net.Interface
 	mac   mac
-	addr  netip.Addr
+	addr  netip.Addr // link-local: the host's, or one of the client's own
+	own   bool
 	conn  *packet.Conn
 	raw   syscall.RawConn
 	group int // a socket that is a member of the address's multicast group; -1: none
@@ -36,7 +40,7 @@ func openTap(name string, all bool, hear func(payload []byte, from netip.Addr), 
 		return nil, err
 	}
 	t := &tap{link: *ifi, mac: mac(ifi.HardwareAddr), closed: make(chan struct{})}
-	t.addr = ownAddress(t.mac)
+	t.addr, t.own = address(ifi)
 	program, err := bpf.Assemble(filter(ifi.Index))
 	if err != nil {
 		return nil, err
@@ -83,10 +87,49 @@ func running(name string) (*net.Interface, error) {
 	return ifi, nil
 }
 
+// address is what a client on a link speaks from: the host's link-local address
+// there, so that the kernel does all that belongs to it; own if it has none, as
+// where IPv6 is off. One of the client's own on a host that has one would make a
+// host that forwards send redirects, and pass its answers on.
+func address(ifi *net.Interface) (addr netip.Addr, own bool) {
+	table, _ := os.ReadFile("/proc/thread-self/net/if_inet6")
+	if addr, ok := linkLocal(string(table), ifi.Name); ok {
+		return addr, false
+	}
+	return ownAddress(mac(ifi.HardwareAddr)), true
+}
+
+// linkLocal finds a link-local address that may be used in the kernel's table:
+// address, index, prefix length, scope, flags, name (net/ipv6/addrconf.c,
+// if6_seq_show).
+func linkLocal(table, link string) (netip.Addr, bool) {
+	const unusable = unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
+	for line := range strings.Lines(table) {
+		f := strings.Fields(line)
+		if len(f) != 6 || f[5] != link {
+			continue
+		}
+		b, err := hex.DecodeString(f[0])
+		flags, ferr := strconv.ParseUint(f[4], 16, 32)
+		if a, ok := netip.AddrFromSlice(b); err == nil && ferr == nil && ok && a.IsLinkLocalUnicast() && flags&unusable == 0 {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
 // prepare makes the NIC, and a switch that snoops, let neighbour solicitations
 // for the address through. Where the host's IPv6 is off, only the NIC can be told.
 func (t *tap) prepare() {
 	t.group = -1
+	_ = t.raw.Control(func(fd uintptr) {
+		// Else a socket for all protocols would be handed a copy of each frame that
+		// leaves, only to have it filtered.
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1)
+	})
+	if !t.own {
+		return
+	}
 	to, err := ndp.SolicitedNodeMulticast(t.addr)
 	if err != nil {
 		return
@@ -95,9 +138,6 @@ func (t *tap) prepare() {
 	ether := group(to)
 	copy(m.Address[:], ether[:])
 	_ = t.raw.Control(func(fd uintptr) {
-		// Else a socket for all protocols would be handed a copy of each frame that
-		// leaves, only to have it filtered.
-		_ = unix.SetsockoptInt(int(fd), unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1)
 		_ = unix.SetsockoptPacketMreq(int(fd), unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m)
 	})
 	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -136,8 +176,10 @@ func (t *tap) listen(hear func(payload []byte, from netip.Addr)) error {
 		}
 		if payload, ok := p.answerTo(t.addr); ok {
 			hear(payload, p.src)
-		} else if frame := p.reply(t.addr, t.mac); frame != nil {
-			_ = t.put(frame) // it will be asked again
+		} else if t.own {
+			if frame := p.reply(t.addr, t.mac); frame != nil {
+				_ = t.put(frame) // it will be asked again
+			}
 		}
 	}
 }
@@ -163,6 +205,9 @@ func (t *tap) sound() error {
 	}
 	if ifi.Index != t.link.Index || mac(ifi.HardwareAddr) != t.mac {
 		return errors.New("the link is another")
+	}
+	if addr, own := address(ifi); own != t.own || addr != t.addr {
+		return errors.New("the link has another link-local address")
 	}
 	return nil
 }
