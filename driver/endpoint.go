@@ -102,33 +102,34 @@ func (m *MAC) UnmarshalText(b []byte) error {
 // nil where it has none of its own. A repeat with the same ID answers the
 // same.
 func (d *Driver) CreateEndpoint(ctx context.Context, req Endpoint) (MAC, error) {
+	mac, made, err := d.createEndpoint(ctx, req)
+	if req.Lease != nil && !made {
+		d.leaser.Free(req.Lease.Key)
+	}
+	return mac, err
+}
+
+// createEndpoint is CreateEndpoint. The endpoint is made, and will free its lease,
+// unless it fails early or is there already.
+func (d *Driver) createEndpoint(ctx context.Context, req Endpoint) (mac MAC, made bool, err error) {
 	n, err := d.network(req.NetworkID)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	if req.MAC != nil && !n.mode().TakesMAC() {
-		return nil, fmt.Errorf("an %v container shares the MAC of its parent %s; leave out --mac-address, or use a macvlan network", n.mode(), n.parent())
-	}
-	if req.MAC != nil && req.MAC[0]&1 == 1 {
-		return nil, fmt.Errorf("--mac-address %v is a multicast address; a container needs a unicast one, whose first byte is even", req.MAC)
+	if err := n.takes(req); err != nil {
+		return nil, false, err
 	}
 	parent, err := d.readyParent(n)
 	if err != nil {
-		return nil, fmt.Errorf("network %s: %w", Short(n.ID), err)
-	}
-	if req, err = d.takeLease(ctx, n, parent, req); err != nil {
-		return nil, fmt.Errorf("network %s: %w", Short(n.ID), err)
+		return nil, false, fmt.Errorf("network %s: %w", Short(n.ID), err)
 	}
 	e, submitted, err := d.register(n, parent, req)
-	if req.Lease != nil && (err != nil || submitted == nil) {
-		d.leaser.Free(req.Lease.Key) // or it was a repeat, which needs none
-	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if submitted == nil {
 		d.trust(e)
-		return e.MAC, nil
+		return e.MAC, false, nil
 	}
 	// Disk and kernel work side by side. A crash between the two leaves
 	// either a link without a record, which Recover deletes, or a record
@@ -157,11 +158,22 @@ func (d *Driver) CreateEndpoint(ctx context.Context, req Endpoint) (MAC, error) 
 		d.store.Submit(remove(endpointBucket, e.ID))
 		d.mu.Unlock()
 		d.revoke(n, e)
-		return nil, err
+		return nil, true, err
 	}
 	d.answer(n)
 	d.logOfEndpoint(n.ID, e.ID).Infof("endpoint made: %s %v %v", link.Name, e.IPv4, link.MAC)
-	return e.MAC, nil
+	return e.MAC, true, nil
+}
+
+// takes refuses a MAC that no container of the network can have.
+func (n *Network) takes(req Endpoint) error {
+	if req.MAC != nil && !n.mode().TakesMAC() {
+		return fmt.Errorf("an %v container shares the MAC of its parent %s; leave out --mac-address, or use a macvlan network", n.mode(), n.parent())
+	}
+	if req.MAC != nil && req.MAC[0]&1 == 1 {
+		return fmt.Errorf("--mac-address %v is a multicast address; a container needs a unicast one, whose first byte is even", req.MAC)
+	}
+	return nil
 }
 
 // register takes the endpoint's place among the others, with a MAC that no

@@ -37,8 +37,14 @@ type Lease struct {
 	Routes []Route      `json:"routes,omitempty"` // besides the default route
 }
 
-// takeLease takes a lease for an endpoint of a network that has its addresses so.
-func (d *Driver) takeLease(ctx context.Context, n *Network, parent netlinkutil.Link, req Endpoint) (Endpoint, error) {
+// TakeLease takes a lease for an endpoint of a network that has its addresses so.
+// What it returns is what CreateEndpoint is to be called with, which then frees the
+// lease if there is to be no such endpoint.
+func (d *Driver) TakeLease(ctx context.Context, req Endpoint) (Endpoint, error) {
+	n, err := d.network(req.NetworkID)
+	if err != nil {
+		return req, err
+	}
 	if !n.Options.DHCP.V4 || req.IPv4.IsValid() {
 		return req, nil
 	}
@@ -48,13 +54,20 @@ func (d *Driver) takeLease(ctx context.Context, n *Network, parent netlinkutil.L
 	if known {
 		return req, nil
 	}
+	if err := n.takes(req); err != nil {
+		return req, err
+	}
+	parent, err := d.readyParent(n)
+	if err != nil {
+		return req, fmt.Errorf("network %s: %w", Short(n.ID), err)
+	}
 	if d.leaser == nil {
 		return req, errors.New("this underlay has no DHCP client")
 	}
 	lan := LAN{Link: parent.Name, MAC: parent.MAC, Shared: n.mode().SharesMAC() || n.mode().Alone()}
 	l, err := d.leaser.Lease(ctx, LeaseRequest{Network: n.ID, LAN: lan, MAC: req.MAC, DHCP: n.Options.DHCP})
 	if err != nil {
-		return req, err
+		return req, fmt.Errorf("network %s: %w", Short(n.ID), err)
 	}
 	req.Lease, req.IPv4 = &l, l.Addr
 	if req.MAC == nil && !lan.Shared {

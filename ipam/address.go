@@ -72,6 +72,14 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (_ netip.Pr
 	}
 	i.refresh()
 	var proven netip.Addr // the LAN has been asked about it
+	if r.leased {
+		proven = r.Addr
+		defer func() {
+			if err != nil {
+				i.leases.Refuse(r.Addr, err)
+			}
+		}()
+	}
 	for {
 		p, err := i.lockPool(ctx, subnet)
 		if err != nil {
@@ -85,19 +93,6 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (_ netip.Pr
 			return netip.Prefix{}, fmt.Errorf("%w %q; remove the network and create it again", ErrUnknownPool, r.PoolID)
 		}
 		t := p.termsOf(r.PoolID, within)
-		if !r.leased && i.leased(p, t, r) {
-			r.Addr, err = i.lease(ctx, p, t, r)
-			if err != nil {
-				return netip.Prefix{}, err
-			}
-			r.leased, proven = true, r.Addr
-			defer func() {
-				if err != nil {
-					i.leases.Refuse(r.Addr, err)
-				}
-			}()
-			continue
-		}
 		addr, do, err := i.choose(p, t, r, proven)
 		if err != nil {
 			i.mu.Unlock()

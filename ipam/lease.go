@@ -31,22 +31,37 @@ type LeaseRequest struct {
 	DHCP   options.DHCP
 }
 
-// askServer finds out the pool of a LAN with a server.
-func (i *IPAM) askServer(ctx context.Context, o options.Pool) (*offer, error) {
+// Learn completes a request for the pool of a LAN with a DHCP server: its subnet and
+// router are the server's to tell, if nobody has named them. It waits for that for
+// as long as the pool's options say.
+func (i *IPAM) Learn(ctx context.Context, r PoolRequest) (PoolRequest, error) {
+	o, err := options.ParsePool(r.Options)
+	if err != nil {
+		return r, err
+	}
+	if o.DHCP.On() && i.leases == nil {
+		return r, errors.New("this underlay has no DHCP client")
+	}
+	if !o.DHCP.V4 || r.V6 || r.Subnet.IsValid() || o.Subnet(false).IsValid() {
+		return r, nil
+	}
 	link := o.Parent
 	if link == "" {
-		var err error
 		if link, err = i.host.DefaultLink(false); err != nil {
-			return nil, fmt.Errorf("the LAN's DHCP server is asked on the NIC with the default route, and %w; name the NIC with --ipam-opt parent=", err)
+			return r, fmt.Errorf("the LAN's DHCP server is asked on the NIC with the default route, and %w; name the NIC with --ipam-opt parent=", err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.DHCP.Timeout)
 	defer cancel()
 	subnet, router, err := i.leases.Learn(ctx, link, o.DHCP)
-	if err != nil {
-		return nil, fmt.Errorf("the DHCP server on %s has not told the subnet: %w; or name it with --subnet and --gateway", link, err)
+	if err == nil {
+		err = checkSubnet(subnet, netip.Prefix{})
 	}
-	return &offer{subnet: subnet, link: link, router: router, read: true}, checkSubnet(subnet, netip.Prefix{})
+	if err != nil {
+		return r, fmt.Errorf("the DHCP server of %s has not told the subnet: %w; or name it with --subnet and --gateway", link, err)
+	}
+	r.learned = &offer{subnet: subnet, link: link, router: router, read: true}
+	return r, nil
 }
 
 // leased says whether a request is to be answered by the LAN's server: one for a
@@ -63,18 +78,37 @@ func (i *IPAM) leased(p *pool, t *terms, r AddressRequest) bool {
 	return !known && (h == nil || h.settled == nil && i.leftBehind(p, r.Addr, h, r))
 }
 
-// lease takes a lease. It is called with the lock and returns without.
-func (i *IPAM) lease(ctx context.Context, p *pool, t *terms, r AddressRequest) (netip.Addr, error) {
+// Lease completes a request for an address that is the LAN's server's to give: it
+// takes the lease, for as long as the pool's options let it wait. RequestAddress
+// must follow.
+func (i *IPAM) Lease(ctx context.Context, r AddressRequest) (AddressRequest, error) {
+	subnet, within, err := ParsePoolID(r.PoolID)
+	if err != nil {
+		return r, err
+	}
+	p, err := i.lockPool(ctx, subnet)
+	if err != nil {
+		return r, err
+	}
+	if p == nil {
+		i.mu.Unlock()
+		return r, nil // RequestAddress will say so
+	}
+	t := p.termsOf(r.PoolID, within)
+	needs := i.leased(p, t, r)
 	taken := p.taken
 	i.mu.Unlock()
+	if !needs {
+		return r, nil
+	}
 	if r.Addr.IsValid() {
 		if err := p.check(r.Addr); err != nil {
-			return netip.Addr{}, err
+			return r, err
 		}
 	}
-	addr, err := i.leases.Take(ctx, LeaseRequest{Subnet: p.subnet, Pool: t.id, Name: r.Name, Addr: r.Addr, DHCP: t.options.DHCP})
+	addr, err := i.leases.Take(ctx, LeaseRequest{Subnet: subnet, Pool: t.id, Name: r.Name, Addr: r.Addr, DHCP: t.options.DHCP})
 	if err != nil {
-		return netip.Addr{}, err
+		return r, err
 	}
 	err = p.check(addr)
 	if what := taken[addr]; err == nil && what != "" {
@@ -83,8 +117,10 @@ func (i *IPAM) lease(ctx context.Context, p *pool, t *terms, r AddressRequest) (
 	if err != nil {
 		err = fmt.Errorf("the DHCP server has given %s, which cannot be: %w", addr, err)
 		i.leases.Refuse(addr, err)
+		return r, err
 	}
-	return addr, err
+	r.Addr, r.leased = addr, true
+	return r, nil
 }
 
 // freed tells of addresses that no container has any more.
@@ -96,5 +132,3 @@ func (i *IPAM) freed(addrs ...netip.Addr) {
 		i.leases.Free(a)
 	}
 }
-
-var errNoLeases = errors.New("this underlay has no DHCP client")

@@ -1,7 +1,6 @@
 package ipam
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -26,15 +25,12 @@ const sameCreation = 10 * time.Second
 
 // locate finds out which subnet is asked for: the one named, or the one of a
 // NIC. The host is asked, so the lock must not be held.
-func (i *IPAM) locate(ctx context.Context, r PoolRequest, o options.Pool) (found *offer, err error) {
+func (i *IPAM) locate(r PoolRequest, o options.Pool) (found *offer, err error) {
 	defer func() {
 		if err == nil {
 			found.dhcp = o.DHCP.Leased(r.V6)
 		}
 	}()
-	if o.DHCP.On() && i.leases == nil {
-		return nil, errNoLeases
-	}
 	named := o.Subnet(r.V6)
 	if r.Subnet.IsValid() {
 		if named.IsValid() && named != r.Subnet {
@@ -50,8 +46,8 @@ func (i *IPAM) locate(ctx context.Context, r PoolRequest, o options.Pool) (found
 	if o.Private {
 		return &offer{}, nil
 	}
-	if o.DHCP.V4 && !r.V6 && !named.IsValid() {
-		return i.askServer(ctx, o)
+	if r.learned != nil {
+		return r.learned, nil
 	}
 	return i.read(o.Parent, named, r.V6)
 }

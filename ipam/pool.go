@@ -18,6 +18,8 @@ type PoolRequest struct {
 	Range   netip.Prefix      // what dynamic addresses are confined to; zero: nothing
 	V6      bool              // the family wanted
 	Options map[string]string // --ipam-opt
+
+	learned *offer // from the LAN's server
 }
 
 // Pool is what a PoolRequest gets.
@@ -141,7 +143,7 @@ func (i *IPAM) RequestPool(ctx context.Context, r PoolRequest) (_ Pool, err erro
 	if err := ctx.Err(); err != nil {
 		return Pool{}, err
 	}
-	found, err := i.locate(ctx, r, o)
+	found, err := i.locate(r, o)
 	if err != nil {
 		return Pool{}, err
 	}

@@ -34,9 +34,9 @@ func (p *Plugin) routeIPAM() {
 	fixed(s, "/IpamDriver.GetDefaultAddressSpaces", wire.AddressSpacesResponse{
 		LocalDefaultAddressSpace: addressSpace, GlobalDefaultAddressSpace: addressSpace,
 	})
-	at(s, "/IpamDriver.RequestPool", p.requestPool)
+	lengthy(s, "/IpamDriver.RequestPool", p.requestPool)
 	at(s, "/IpamDriver.ReleasePool", p.releasePool)
-	at(s, "/IpamDriver.RequestAddress", p.requestAddress)
+	lengthy(s, "/IpamDriver.RequestAddress", p.requestAddress)
 	at(s, "/IpamDriver.ReleaseAddress", p.releaseAddress)
 }
 
@@ -65,6 +65,11 @@ func (p *Plugin) requestPool(ctx context.Context, req wire.RequestPoolRequest) (
 	if r.Range, err = poolPrefix("--ip-range", req.SubPool); err != nil {
 		return res, err
 	}
+	if r, err = p.parts.ipam.Learn(ctx, r); err != nil {
+		return res, err
+	}
+	ctx, cancel := brief(ctx)
+	defer cancel()
 	pool, err := p.parts.ipam.RequestPool(ctx, r)
 	if err != nil {
 		return res, err
@@ -91,6 +96,11 @@ func (p *Plugin) requestAddress(ctx context.Context, req wire.RequestAddressRequ
 		// not when its address is free again.
 		return res, fmt.Errorf("underlay knows no network on %v: it was made with another driver, or before the plugin was last installed; docker network rm and create it again, with underlay for both -d and --ipam-driver", subnet)
 	}
+	if r, err = p.parts.ipam.Lease(ctx, r); err != nil {
+		return res, err
+	}
+	ctx, cancel := brief(ctx)
+	defer cancel()
 	addr, err := p.parts.ipam.RequestAddress(ctx, r)
 	if err != nil {
 		return res, err

@@ -30,12 +30,10 @@ func (d *DHCP) Leased(v6 bool) bool {
 	return d.V4
 }
 
-// The time that a container's start waits for a lease: dockerd's own limit for a
-// plugin's answer is far above (moby, pkg/plugins: none but the connection's).
-const (
-	defaultLeaseTimeout = 10 * time.Second
-	maxLeaseTimeout     = 60 * time.Second
-)
+const defaultLeaseTimeout = 10 * time.Second
+
+// MaxLeaseTimeout is the most that a container's start waits for a lease.
+const MaxLeaseTimeout = 60 * time.Second
 
 // dhcpTable is part of the tables of networks and pools.
 func dhcpTable[T any](of func(*T) *DHCP) []option[T] {
@@ -54,7 +52,7 @@ func dhcpTable[T any](of func(*T) *DHCP) []option[T] {
 		{Option{"lease_timeout", "a time from 1s to 60s", "10s",
 			"how long a container's start waits for its lease"},
 			func(t *T, v string) (err error) {
-				of(t).Timeout, err = span(v, time.Second, maxLeaseTimeout)
+				of(t).Timeout, err = span(v, time.Second, MaxLeaseTimeout)
 				return err
 			}},
 		{Option{"dhcp_release", "true or false", "true",

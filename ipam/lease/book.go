@@ -141,15 +141,15 @@ func (b *Book) Resume(held func(*Entry) bool) {
 // Take takes a lease, and returns what Docker is to be told. The container has it
 // until Free.
 func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.DHCP.Timeout)
-	defer cancel()
 	key, ask := b.identify(r)
 	defer func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		delete(b.asking, key)
 	}()
-	l, err := b.client.Acquire(ctx, ask)
+	wait, cancel := context.WithTimeout(ctx, r.DHCP.Timeout)
+	defer cancel()
+	l, err := b.client.Acquire(wait, ask)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -219,7 +219,11 @@ func (b *Book) identify(r Request) (key string, ask dhcp.Ask) {
 	}
 	ask.Key = key
 	if e := b.entries[key]; e != nil && !e.Rests.IsZero() && (!r.Addr.IsValid() || e.Lease.Addr.Addr() == r.Addr) {
-		ask.Previous = &e.Lease
+		was := e.Lease
+		if !e.Keep {
+			was.Expires = e.Rests // it has been given back
+		}
+		ask.Previous = &was
 	}
 	return key, ask
 }
