@@ -99,6 +99,9 @@ func (c *Client) acquire(ctx context.Context, ask Ask, look bool) (Lease, error)
 	}
 	if b.state == idle {
 		b.look = look
+	} else if b.look != look {
+		c.mu.Unlock()
+		return Lease{}, fmt.Errorf("%s is being asked for, or has a lease, already", ask.Key)
 	}
 	if b.lease != nil && !b.lost && b.state != soliciting && b.state != requesting {
 		defer c.mu.Unlock()
