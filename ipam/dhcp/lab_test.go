@@ -178,7 +178,7 @@ func (s *space) dnsmasq(dir string, args ...string) *process {
 			s.t.Fatalf("dnsmasq: %s", p.words())
 		default:
 		}
-		return p.count("sockets bound exclusively") > 0
+		return p.count("started, version") > 0
 	})
 	return p
 }

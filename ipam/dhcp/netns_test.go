@@ -202,6 +202,36 @@ func TestShared(t *testing.T) {
 	eventually(t, "a renewal by unicast", 5*time.Second, func() bool { return c.told(Renewed) == 1 })
 }
 
+// TestRelay: the server is in another subnet. Its answers come by the relay, and
+// renewals go there by the router, which is the same machine here.
+func TestRelay(t *testing.T) {
+	host, relay := pair(t)
+	srv := newSpace(t)
+	relay.ip(fmt.Sprintf("link add eth1 type veth peer name eth0 netns %d", srv.tid), "link set eth1 up", "addr add 10.88.0.2/24 dev eth1")
+	srv.ip("link set eth0 up", "addr add 10.88.0.1/24 dev eth0", "route add 10.77.0.0/24 via 10.88.0.2")
+	relay.run(func() {
+		if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
+			t.Error(err)
+		}
+	})
+	d := srv.dnsmasq(t.TempDir(), "--dhcp-range=10.77.0.100,10.77.0.250,255.255.255.0,120", "--dhcp-option=option:router,"+serverAddr)
+	relay.dnsmasq(t.TempDir(), "--dhcp-relay="+serverAddr+",10.88.0.1", "--interface=eth1")
+	c := host.client(Config{})
+	l := c.acquire(t, Ask{Key: "1", Link: "eth0", MAC: hw(1)})
+	if l.Server.String() != "10.88.0.1" || l.Routers[0].String() != serverAddr {
+		t.Errorf("%+v", l)
+	}
+	host.ip("link add link eth0 name c1 address "+hw(1).String()+" type macvlan mode bridge", "link set c1 up", "addr add "+l.Addr.String()+" dev c1")
+	// As in the container: its own answers have to find the way.
+	host.ip("route replace default via " + serverAddr + " dev c1")
+	force(c, "1", renewing)
+	eventually(t, "a renewal by unicast", 5*time.Second, func() bool { return c.told(Renewed) == 1 })
+	force(c, "1", rebinding)
+	eventually(t, "a rebinding", 15*time.Second, func() bool { return c.told(Renewed) == 2 })
+	c.Release("1")
+	eventually(t, "a release", 5*time.Second, func() bool { return d.count("DHCPRELEASE") == 1 })
+}
+
 // TestVLAN: a server in a VLAN does not answer for the LAN, whether the VLAN has
 // a link on this host or not; and its own are served.
 func TestVLAN(t *testing.T) {
