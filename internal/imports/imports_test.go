@@ -21,7 +21,7 @@ var may = map[string][]string{
 	"underlay/ipam/lan":           {"underlay/ipam", "underlay/netlinkutil"},
 	"underlay/ipam/probe":         {},
 	"underlay/ipam/dhcp":          {},
-	"underlay/ipam/dhcp6":         {},
+	"underlay/ipam/dhcp6":         {"underlay/internal/nic"},
 	"underlay/driver":             {"underlay/internal/mode", "underlay/internal/options", "underlay/internal/store", "underlay/netlinkutil"},
 	"underlay/plugin":             {"underlay/driver", "underlay/internal/options", "underlay/internal/store", "underlay/ipam", "underlay/ipam/lan", "underlay/ipam/probe", "underlay/netlinkutil"},
 	"underlay/cmd/underlay":       {"underlay/internal/privilege", "underlay/ipam", "underlay/plugin"},
@@ -29,6 +29,7 @@ var may = map[string][]string{
 	"underlay/internal/imports":   {},
 	"underlay/internal/nstest":    {},
 	"underlay/internal/fault":     {},
+	"underlay/internal/nic":       {},
 	"underlay/internal/killtest":  {},
 
 	"underlay/scripts/roundtrip":    {},

@@ -117,7 +117,7 @@ func (c *Client) acquire(ctx context.Context, ask Ask, look bool) (Lease, error)
 	c.mu.Unlock()
 
 	if err := c.settle(l, false); err != nil {
-		c.leave(b, w)
+		_, _ = c.leave(b, w)
 		return Lease{}, err
 	}
 	if fresh {

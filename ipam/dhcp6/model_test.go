@@ -90,8 +90,6 @@ func live(t *testing.T, history []act) string {
 		case "acquire":
 			if _, err := w.acquire(ask(a.Key)); err == nil {
 				wanted[key] = true
-			} else if wanted[key] {
-				// A lease that is lost is asked for still.
 			}
 		case "release", "forget":
 			if a.What == "release" {
