@@ -21,7 +21,7 @@ var may = map[string][]string{
 	"underlay/ipam/lan":           {"underlay/ipam", "underlay/netlinkutil"},
 	"underlay/ipam/probe":         {},
 	"underlay/ipam/dhcp":          {},
-	"underlay/ipam/dhcp6":         {},
+	"underlay/ipam/dhcp6":         {"underlay/internal/nic"},
 	"underlay/driver":             {"underlay/internal/mode", "underlay/internal/options", "underlay/internal/store", "underlay/netlinkutil"},
 	"underlay/ipam/lease":         {"underlay/internal/options", "underlay/internal/store", "underlay/ipam/dhcp"},
 	"underlay/plugin":             {"underlay/driver", "underlay/internal/options", "underlay/internal/store", "underlay/ipam", "underlay/ipam/dhcp", "underlay/ipam/lan", "underlay/ipam/lease", "underlay/ipam/probe", "underlay/netlinkutil"},
@@ -30,6 +30,7 @@ var may = map[string][]string{
 	"underlay/internal/imports":   {},
 	"underlay/internal/nstest":    {},
 	"underlay/internal/fault":     {},
+	"underlay/internal/nic":       {},
 	"underlay/internal/killtest":  {},
 
 	"underlay/scripts/roundtrip":    {},

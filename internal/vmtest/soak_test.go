@@ -341,7 +341,17 @@ func (s *soak) command() bool {
 	s.what = a.what
 	s.counts.docker++
 	a.g.touched = true
-	if err := a.do(); err != nil {
+	err := a.do()
+	if err != nil && a.g.unsure && strings.Contains(err.Error(), "container with given ID already exists") {
+		// dockerd was killed while runc made the container, and does not find it again.
+		s.what += ", which runc has in part"
+		if err := api("DELETE", "/containers/"+a.g.name+"?force=1", nil, nil); err != nil {
+			s.Fatal(err)
+		}
+		delete(s.guests, a.g.name)
+		return true
+	}
+	if err != nil {
 		s.Fatalf("seed %d, step %d, %s: %v\nthe model:\n%s", *soakSeed, s.n, s.what, err, s)
 	}
 	a.then()

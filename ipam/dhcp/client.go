@@ -73,8 +73,9 @@ type Client struct {
 	ids    map[string]*lease  // by link and client id
 	asked  map[[4]byte]*lease // by the transaction id that is under way
 	queue  queue
-	out    []letter // to be sent when mu is released
-	events []Event  // to be told
+	gates  map[string]*gate // by link, of those where anyone asks
+	out    []letter         // to be sent when mu is released
+	events []Event          // to be told
 	taps   map[string]*tap
 	closed bool
 }
@@ -93,7 +94,7 @@ func start(cfg Config, open func(string) (wire, error)) *Client {
 	c := &Client{
 		cfg: cfg, open: open,
 		wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
-		leases: map[string]*lease{}, ids: map[string]*lease{}, asked: map[[4]byte]*lease{}, taps: map[string]*tap{},
+		leases: map[string]*lease{}, ids: map[string]*lease{}, asked: map[[4]byte]*lease{}, taps: map[string]*tap{}, gates: map[string]*gate{},
 	}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.wg.Go(c.run)
@@ -234,7 +235,7 @@ func (c *Client) Restore(leases []Lease) error {
 		if !l.Addr.IsValid() || l.Expired(now) {
 			l.lost = true
 			l.hint = l.Addr.Addr()
-			l.state = resting
+			l.state, l.goal = resting, selecting
 			c.due(l, now.Add(upTo(spread)))
 			continue
 		}
@@ -353,6 +354,7 @@ func (c *Client) add(ask Ask) (*lease, error) {
 func (c *Client) drop(l *lease) {
 	c.quiet(l)
 	c.idle(l)
+	c.done(l, time.Now())
 	l.fail(fmt.Errorf("the dhcp lease for %s is not wanted any more", l.Key))
 	delete(c.leases, l.Key)
 	delete(c.ids, l.id)

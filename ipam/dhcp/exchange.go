@@ -64,6 +64,7 @@ type lease struct {
 	Lease    // its Terms are zero until there are any
 	id       string
 	state    state
+	goal     state      // in resting: what comes then, selecting or rebooting
 	lost     bool       // Lost was told, or is true of what was restored
 	peek     bool       // an offer is all that is wanted
 	previous *Lease     // in rebooting: what to go on with if nobody answers
@@ -140,22 +141,15 @@ func (c *Client) begin(l *lease, s state, now time.Time) {
 	l.state, l.tries, l.began, l.nak, l.refuse = s, 0, now, nil, nil
 }
 
-// discover asks who gives an address.
-func (c *Client) discover(l *lease, now time.Time) {
-	c.begin(l, selecting, now)
-	c.ask(l, now)
-}
-
-// reboot asks for the previous address.
-func (c *Client) reboot(l *lease, now time.Time) {
-	c.begin(l, rebooting, now)
-	c.ask(l, now)
-}
+// discover asks who gives an address, reboot for the previous one.
+func (c *Client) discover(l *lease, now time.Time) { c.start(l, selecting, now) }
+func (c *Client) reboot(l *lease, now time.Time)   { c.start(l, rebooting, now) }
 
 // rest begins anew after a pause that grows with each round.
 func (c *Client) rest(l *lease, now time.Time, least time.Duration) {
 	c.quiet(l)
-	l.state = resting
+	c.done(l, now)
+	l.state, l.goal = resting, selecting
 	pause := max(least, min(time.Second<<min(l.round, 6), longest))
 	l.round++
 	c.due(l, now.Add(about(pause)))
@@ -257,10 +251,16 @@ func (c *Client) send(l *lease, to net.HardwareAddr, dst, src netip.Addr, m *dhc
 
 // tick is called when l's time has come.
 func (c *Client) tick(l *lease, now time.Time) {
-	switch l.state {
-	case resting:
-		c.discover(l, now)
+	if l.state == resting {
+		if g := c.gates[l.Link]; g != nil && slices.Contains(g.waiting, l) {
+			c.enter(g, l, now) // it has waited for long enough
+		} else {
+			c.start(l, l.goal, now)
+		}
 		return
+	}
+	c.done(l, now)
+	switch l.state {
 	case selecting:
 		if l.refuse != nil && l.waiter != nil {
 			l.fail(l.refuse)
@@ -315,6 +315,7 @@ func (c *Client) lose(l *lease, now time.Time, why error) {
 // refused is for a NAK.
 func (c *Client) refused(l *lease, now time.Time, why error) {
 	held := l.holds()
+	c.done(l, now)
 	l.trouble = why
 	l.hint = netip.Addr{}
 	switch {
@@ -414,6 +415,7 @@ func (c *Client) granted(l *lease, now time.Time, a answer) {
 		return
 	}
 	l.offer = a
+	c.done(l, now)
 	if !fresh || c.cfg.Check == nil {
 		c.bind(l, now)
 		return
@@ -456,6 +458,7 @@ func (c *Client) keep(l *lease) {
 func (c *Client) resume(l *lease) {
 	p := l.previous
 	c.quiet(l)
+	c.done(l, time.Now())
 	l.Terms, l.Granted, l.Renew, l.Rebind, l.Expires = p.Terms, p.Granted, p.Renew, p.Rebind, p.Expires
 	l.state, l.waiter, l.previous = bound, nil, nil
 	l.trouble = fmt.Errorf("no dhcp server answers on %s: %s is gone on with", l.Link, l.Addr.Addr())
@@ -551,7 +554,7 @@ func (c *Client) denied(l *lease, now time.Time, a answer) {
 			c.refused(l, now, why)
 		}
 	case renewing, rebinding, rebooting:
-		if a.server == l.Server && l.state != rebooting {
+		if a.server == l.Server {
 			c.refused(l, now, why)
 		} else if l.nak == nil {
 			l.nak = why

@@ -119,7 +119,14 @@ func (p *process) words() string {
 
 func (s *space) start(name string, args ...string) *process {
 	s.t.Helper()
+	return s.startIn(nil, name, args...)
+}
+
+// startIn starts a program with more in its environment.
+func (s *space) startIn(env []string, name string, args ...string) *process {
+	s.t.Helper()
 	p := &process{Cmd: exec.Command(name, args...), t: s.t, done: make(chan struct{})}
+	p.Env = append(os.Environ(), env...)
 	p.Stdout, p.Stderr = p, p
 	var err error
 	s.run(func() { err = p.Cmd.Start() })
@@ -171,7 +178,7 @@ func (s *space) dnsmasq(dir string, args ...string) *process {
 			s.t.Fatalf("dnsmasq: %s", p.words())
 		default:
 		}
-		return p.count("sockets bound exclusively") > 0
+		return p.count("started, version") > 0
 	})
 	return p
 }

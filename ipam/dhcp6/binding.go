@@ -185,6 +185,7 @@ func (b *binding) step(now time.Time) {
 			b.solicit(now)
 		case b.survey(now):
 		default:
+			b.heard = nil // they may have another answer by now
 			b.transmit(now)
 		}
 	case requesting:
@@ -288,6 +289,11 @@ func (b *binding) decide(now time.Time) bool {
 	case len(b.heard) > 0 && b.lease == nil && len(b.waiters) > 0:
 		b.retry(b.refusal, now)
 	default:
+		if b.sent > 2 {
+			// A server that did not hear of a decline offers the same for ever: it must
+			// be checked, and declined, again.
+			b.declined = nil
+		}
 		return false
 	}
 	return true
@@ -451,6 +457,7 @@ func (b *binding) again(now time.Time) {
 
 // retry gives up where somebody waits for a first lease, else asks again later.
 func (b *binding) retry(err error, now time.Time) {
+	b.quiet()
 	b.refusal = err
 	if b.lease == nil {
 		b.fail(err)

@@ -99,6 +99,9 @@ func (c *Client) acquire(ctx context.Context, ask Ask, look bool) (Lease, error)
 	}
 	if b.state == idle {
 		b.look = look
+	} else if b.look != look {
+		c.mu.Unlock()
+		return Lease{}, fmt.Errorf("%s is being asked for, or has a lease, already", ask.Key)
 	}
 	if b.lease != nil && !b.lost && b.state != soliciting && b.state != requesting {
 		defer c.mu.Unlock()
@@ -114,7 +117,7 @@ func (c *Client) acquire(ctx context.Context, ask Ask, look bool) (Lease, error)
 	c.mu.Unlock()
 
 	if err := c.settle(l, false); err != nil {
-		c.leave(b, w)
+		_, _ = c.leave(b, w)
 		return Lease{}, err
 	}
 	if fresh {

@@ -372,8 +372,8 @@ func TestRefused(t *testing.T) {
 				if got := s.seen(); len(got) > 0 {
 					t.Errorf("an hour later: %q", got)
 				}
-				if len(w.keys)+len(w.owners)+len(w.asked)+len(w.links) > 0 {
-					t.Errorf("left: %v %v %v %v", w.keys, w.owners, w.asked, w.links)
+				if left := w.left(); left != "" {
+					t.Errorf("left: %s", left)
 				}
 			})
 		})
@@ -466,8 +466,8 @@ func TestRelease(t *testing.T) {
 		if got := s.seen(); !slices.Equal(got, slices.Repeat([]string{"RELEASE 2001:db8:1::2"}, 4)) {
 			t.Errorf("the server saw %q", got)
 		}
-		if len(w.owners)+len(w.links)+len(w.asked) > 0 {
-			t.Errorf("left: %v %v %v", w.owners, w.links, w.asked)
+		if left := w.left(); left != "" {
+			t.Errorf("left: %s", left)
 		}
 
 		s.set(func() { s.silent = false })
@@ -506,7 +506,7 @@ func TestGivenUp(t *testing.T) {
 			t.Error(err)
 		}
 		time.Sleep(time.Second)
-		if got := s.seen(); got[len(got)-1] != "RELEASE 2001:db8:1::1" || len(s.leases) > 0 {
+		if got := s.seen(); got[len(got)-1] != "RELEASE 2001:db8:1::1" || s.held() > 0 {
 			t.Errorf("the server saw %q", got)
 		}
 	})
@@ -812,8 +812,8 @@ func TestDiscover(t *testing.T) {
 		if err != nil || terms.Addr.String() != "2001:db8:1::1" || terms.Server != s.name {
 			t.Errorf("%+v, %v", terms, err)
 		}
-		if got := s.seen(); !slices.Equal(got, []string{"SOLICIT"}) || len(s.leases) > 0 || len(w.owners) > 0 {
-			t.Errorf("the server saw %q and has %v", got, s.leases)
+		if got := s.seen(); !slices.Equal(got, []string{"SOLICIT"}) || s.held() > 0 || w.left() != "" {
+			t.Errorf("the server saw %q, and %d leases; left: %s", got, s.held(), w.left())
 		}
 		w.must(ask(1))
 	})

@@ -105,6 +105,17 @@ func (s *space) write(path, value string) {
 	}
 }
 
+// mac is eth0's.
+func (s *space) mac() net.HardwareAddr {
+	s.t.Helper()
+	out, err := s.command("ip", "-o", "link", "show", "dev", "eth0")
+	_, m, ok := strings.Cut(out, "link/ether ")
+	if err != nil || !ok {
+		s.t.Fatalf("eth0 without a MAC: %v: %s", err, out)
+	}
+	return mustMAC(strings.Fields(m)[0])
+}
+
 // process is a program that runs in a namespace.
 type process struct {
 	*exec.Cmd

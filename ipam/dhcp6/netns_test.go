@@ -196,6 +196,31 @@ func TestReservation(t *testing.T) {
 	}
 }
 
+// TestHostReservation: dnsmasq takes the MAC from its neighbour table, where it is
+// the parent's: a reservation of the host's own by MAC would be the containers'
+// too, were it not for the check whether an address is in use.
+func TestHostReservation(t *testing.T) {
+	t.Parallel()
+	l := newLAN(t)
+	h := l.host()
+	l.host(serverAddr + "/64").dnsmasq("--dhcp-host=" + h.mac().String() + ",[2001:db8:77::9]")
+	c := h.client()
+	reserved := netip.MustParseAddr("2001:db8:77::9")
+	c.cfg.Check = func(_ context.Context, _ string, a netip.Addr, _ net.HardwareAddr) (net.HardwareAddr, error) {
+		if a == reserved {
+			return mustMAC("02:00:00:00:00:99"), nil
+		}
+		return nil, nil
+	}
+	terms, err := c.Discover(t.Context(), Ask{Key: "look", Link: "eth0", MAC: mustMAC("02:42:0a:00:00:01")})
+	if err != nil || terms.Addr != reserved {
+		t.Errorf("offered %v, %v", terms.Addr, err)
+	}
+	if lease := c.must(t, Ask{Key: "web", Link: "eth0", MAC: mustMAC("02:42:0a:00:00:02")}); lease.Addr == reserved {
+		t.Error("took the host's")
+	}
+}
+
 // TestDeclineServers: an address that another machine has is declined, and the
 // server gives another.
 func TestDeclineServers(t *testing.T) {
@@ -259,13 +284,31 @@ func TestPassthru(t *testing.T) {
 	l.host(serverAddr + "/64").kea("")
 	h := l.host()
 	c := h.client()
-	out, _ := h.command("cat", "/sys/class/net/eth0/address")
-	a := Ask{Key: "web", Link: "eth0", MAC: mustMAC(strings.TrimSpace(out)), Passthru: true}
+	a := Ask{Key: "web", Link: "eth0", MAC: h.mac(), Passthru: true}
 	lease := c.must(t, a)
 	inner := newSpace(t)
 	h.ip("link add link eth0 name child type macvlan mode passthru", fmt.Sprintf("link set child netns %d name eth0", inner.tid))
 	inner.ip("link set eth0 up", fmt.Sprintf("addr add %s/64 dev eth0 nodad", lease.Addr))
 	h.eventually("two renewals", 15*time.Second, func() bool { return c.told(Renewed) >= 2 })
+}
+
+// TestIPvlan: the container has the parent's MAC, and takes what is for its
+// addresses.
+func TestIPvlan(t *testing.T) {
+	t.Parallel()
+	l := newLAN(t)
+	l.host(serverAddr + "/64").kea("")
+	h := l.host()
+	c := h.client()
+	lease := c.must(t, Ask{Key: "web", Link: "eth0", MAC: h.mac(), DUID: NameDUID("web")})
+	inner := newSpace(t)
+	if out, err := h.command("ip", "link", "add", "link", "eth0", "name", "child", "type", "ipvlan", "mode", "l2"); err != nil {
+		lack(t, "ipvlan: "+out)
+	}
+	h.ip(fmt.Sprintf("link set child netns %d name eth0", inner.tid))
+	inner.ip("link set eth0 up", fmt.Sprintf("addr add %s/64 dev eth0 nodad", lease.Addr))
+	h.eventually("two renewals", 15*time.Second, func() bool { return c.told(Renewed) >= 2 })
+	c.must(t, Ask{Key: "db", Link: "eth0", MAC: h.mac(), DUID: NameDUID("db")})
 }
 
 // TestVLAN: neither an answer for another VLAN, nor one that is lost there.

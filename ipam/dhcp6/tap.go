@@ -16,6 +16,8 @@ import (
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"underlay/internal/nic"
 )
 
 // tap is the wire of a real link: one packet socket.
@@ -73,10 +75,12 @@ func openTap(name string, all bool, hear func(payload []byte, from netip.Addr), 
 
 // running is a link that can carry frames.
 func running(name string) (*net.Interface, error) {
-	ifi, err := net.InterfaceByName(name)
+	ifi, err := nic.Find(name)
 	switch {
+	case errors.Is(err, unix.ENODEV):
+		return nil, fmt.Errorf("parent %s is not there", name)
 	case err != nil:
-		return nil, fmt.Errorf("parent %s is not there: %w", name, err)
+		return nil, fmt.Errorf("looking at parent %s: %w", name, err)
 	case len(ifi.HardwareAddr) != len(mac{}):
 		return nil, fmt.Errorf("parent %s is no Ethernet link, and DHCPv6 needs one", name)
 	case ifi.Flags&net.FlagUp == 0:

@@ -329,6 +329,23 @@ func (w *world) leases() (all []Lease) {
 	return all
 }
 
+// left is what the client remembers of leases that are over.
+func (w *world) left() string {
+	w.Client.mu.Lock()
+	defer w.Client.mu.Unlock()
+	if len(w.keys)+len(w.owners)+len(w.asked)+len(w.links)+len(w.schedule.due) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%v %v %v %v %v", w.keys, w.owners, w.asked, w.links, w.schedule.due)
+}
+
+// held is how many leases the server has given.
+func (s *server) held() int {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	return len(s.leases)
+}
+
 // ask is what container n asks.
 func ask(n int) Ask {
 	return Ask{Key: fmt.Sprint("c", n), Link: "eth0", MAC: net.HardwareAddr{2, 0x42, 0, 0, byte(n >> 8), byte(n)}, IAID: 1}
