@@ -38,13 +38,12 @@ const MaxLeaseTimeout = 60 * time.Second
 // dhcpTable is part of the tables of networks and pools.
 func dhcpTable[T any](of func(*T) *DHCP) []option[T] {
 	return []option[T]{
-		{Option{"dhcp", "true, v4, v6 or both; true is v4", "no",
+		{Option{"dhcp", "true or v4", "no",
 			"addresses are leased from the LAN's own DHCP server"},
 			func(t *T, v string) error {
 				d := of(t)
-				d.V4 = v == "true" || v == "v4" || v == "both"
-				d.V6 = v == "v6" || v == "both"
-				return among([]string{"true", "v4", "v6", "both", "false"}, v)
+				d.V4 = v == "true" || v == "v4"
+				return among([]string{"true", "v4", "false"}, v)
 			}},
 		{Option{"dhcp_server", "the servers' addresses with a comma between", "any",
 			"whose leases are taken; another server on the LAN is ignored"},
