@@ -16,7 +16,6 @@ type DHCP struct {
 	Timeout time.Duration `json:"timeout,omitempty"` // that a container's start waits for a lease
 	Keep    bool          `json:"keep,omitempty"`    // a lease is not released at the container's end
 	Class   string        `json:"class,omitempty"`   // the vendor class that is told
-	MTU     bool          `json:"mtu,omitempty"`     // the server's is heeded
 }
 
 // On says whether any family is leased.
