@@ -38,6 +38,7 @@ type world struct {
 	rand *rand.Rand
 
 	mu    sync.Mutex
+	luck  *rand.Rand       // of checks
 	inUse map[string]Lease // by key
 	lost  map[string]bool
 	saved map[string]Lease // what a store would have
@@ -48,7 +49,7 @@ func chaos(t *testing.T, seed uint64, steps []int) error {
 	one.to, two.next, two.from = 179, netip.MustParseAddr("10.0.0.180"), 180
 	n := newLAN(one, two)
 	n.rand = rand.New(rand.NewPCG(seed, 1))
-	w := &world{lan: n, rand: rand.New(rand.NewPCG(seed, 2)), inUse: map[string]Lease{}, lost: map[string]bool{}, saved: map[string]Lease{}}
+	w := &world{lan: n, rand: rand.New(rand.NewPCG(seed, 2)), luck: rand.New(rand.NewPCG(seed, 3)), inUse: map[string]Lease{}, lost: map[string]bool{}, saved: map[string]Lease{}}
 	w.begin(t)
 	defer func() { w.Close() }()
 	var trace []string
@@ -98,7 +99,7 @@ func (w *world) check(_ context.Context, _ string, a netip.Addr, mac net.Hardwar
 			return l.MAC, nil
 		}
 	}
-	if w.rand.IntN(20) == 0 {
+	if w.luck.IntN(20) == 0 {
 		return nil, errors.New("eth0 is busy")
 	}
 	return nil, nil
