@@ -20,7 +20,7 @@ var may = map[string][]string{
 	"underlay/ipam":               {"underlay/internal/options", "underlay/internal/store"},
 	"underlay/ipam/lan":           {"underlay/ipam", "underlay/netlinkutil"},
 	"underlay/ipam/probe":         {},
-	"underlay/ipam/dhcp":          {},
+	"underlay/ipam/dhcp":          {"underlay/internal/nic"},
 	"underlay/ipam/dhcp6":         {"underlay/internal/nic"},
 	"underlay/driver":             {"underlay/internal/mode", "underlay/internal/options", "underlay/internal/store", "underlay/netlinkutil"},
 	"underlay/ipam/lease":         {"underlay/internal/options", "underlay/internal/store", "underlay/ipam/dhcp"},

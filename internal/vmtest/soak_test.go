@@ -138,6 +138,7 @@ type soak struct {
 	known map[string]string
 	// extras are what the plugin or the kernel has and no container.
 	extras map[string]extra
+	killed time.Time // the plugin, last
 	fault  time.Time // the last one, which may leave something
 	// aging is what the plugin took before its end in this step.
 	aging *process
@@ -522,7 +523,11 @@ func (s *soak) aged(step func() bool) func() bool {
 func (s *soak) killPlugin() bool {
 	s.what, s.fault = "kill -9 of the plugin", time.Now()
 	s.counts.plugin++
+	// dockerd dials a plugin that it has started three times in 1.5 s, and gives up one
+	// that has ended by then (moby, plugin/manager_linux.go, pluginPostStart).
+	time.Sleep(time.Until(s.killed.Add(5 * time.Second)))
 	do(s.T, "", "kill -KILL $(pidof underlay) || true")
+	s.killed = time.Now()
 	return true
 }
 

@@ -85,6 +85,7 @@ type letter struct {
 	l     *lease
 	tap   *tap
 	frame []byte
+	join  net.HardwareAddr
 }
 
 // New makes a Client without leases.
@@ -367,7 +368,7 @@ func (c *Client) leave() {
 	c.out = nil
 	c.mu.Unlock()
 	for _, o := range out {
-		err := o.tap.send(o.frame)
+		err := o.tap.send(o.frame, o.join)
 		if err == nil {
 			continue
 		}

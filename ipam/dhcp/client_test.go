@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -653,4 +654,39 @@ func TestUnusable(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestFootprint: a lease is a little memory, and nothing else.
+func TestFootprint(t *testing.T) {
+	const many = 5000
+	var all []Lease
+	for i := range many {
+		mac := net.HardwareAddr{2, 0, 0, 0, byte(i >> 8), byte(i)}
+		now := time.Now()
+		all = append(all, Lease{
+			Ask: Ask{Key: fmt.Sprint(i), Link: "eth0", MAC: mac, Hostname: "web"},
+			Terms: Terms{
+				Addr: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 16), Server: netip.MustParseAddr("10.1.0.1"),
+				Routers: []netip.Addr{netip.MustParseAddr("10.1.0.1")}, DNS: []netip.Addr{netip.MustParseAddr("10.1.0.1")}, Domain: "example.org",
+			},
+			Granted: now, Renew: now.Add(time.Hour), Rebind: now.Add(90 * time.Minute), Expires: now.Add(2 * time.Hour),
+		})
+	}
+	c := newLAN().client(t, Config{})
+	heap := func() int {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	before, routines := heap(), runtime.NumGoroutine()
+	if err := c.Restore(all); err != nil {
+		t.Fatal(err)
+	}
+	each := (heap() - before) / many
+	t.Logf("%d bytes a lease", each)
+	if now := runtime.NumGoroutine(); each > 2000 || now > routines {
+		t.Errorf("%d bytes a lease, %d goroutines more", each, now-routines)
+	}
+	runtime.KeepAlive(all)
 }

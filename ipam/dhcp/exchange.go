@@ -246,7 +246,13 @@ func (l *lease) notice(kind dhcpv4.MessageType) *dhcpv4.DHCPv4 {
 }
 
 func (c *Client) send(l *lease, to net.HardwareAddr, dst, src netip.Addr, m *dhcpv4.DHCPv4) {
-	c.out = append(c.out, letter{l, c.tap(l.Link), frame(to, l.MAC, dst, src, m.ToBytes())})
+	o := letter{l: l, tap: c.tap(l.Link), frame: frame(to, l.MAC, dst, src, m.ToBytes())}
+	// Some servers answer by unicast whatever the broadcast flag says. Not at first,
+	// since the kernel takes the lock of all changes of links for it.
+	if l.asks() && !l.holds() && l.tries > 1 {
+		o.join = l.MAC
+	}
+	c.out = append(c.out, o)
 }
 
 // tick is called when l's time has come.

@@ -114,6 +114,9 @@ func (p *plug) Receive(b []byte) (int, error) {
 	}
 }
 
+// Join is wire's.
+func (p *plug) Join(net.HardwareAddr) {}
+
 // Alive is wire's.
 func (p *plug) Alive() bool {
 	p.lan.mu.Lock()

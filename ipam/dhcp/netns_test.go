@@ -13,6 +13,12 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	pack "github.com/mdlayher/packet"
+	"golang.org/x/sys/unix"
+
+	"underlay/internal/nic"
 )
 
 // kea starts that server, with the same range as dnsmasq.
@@ -170,11 +176,7 @@ func TestShared(t *testing.T) {
 		}
 	}()
 	c := host.client(Config{})
-	index, _, err := host.look("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	mac := host.mac(index)
+	mac := host.mac("eth0")
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	seen := map[netip.Addr]bool{}
@@ -325,6 +327,60 @@ func TestFilter(t *testing.T) {
 	<-heard
 }
 
+// TestUnicast: a server that answers by unicast, to a MAC that no link has yet.
+func TestUnicast(t *testing.T) {
+	host, srv := pair(t)
+	var w wire
+	var err error
+	srv.run(func() {
+		var c *pack.Conn
+		ifi, _ := nic.Find("eth0")
+		if c, err = pack.Listen(ifi, pack.Raw, unix.ETH_P_IP, nil); err == nil {
+			s := &socket{Conn: c}
+			s.raw, err = c.SyscallConn()
+			w = s
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFake(serverAddr, time.Hour)
+	f.lan = newLAN(f)
+	questions := 0
+	f.raw = func(b []byte) [][]byte {
+		// It hears nothing at first, so that it is asked again.
+		if questions++; questions > 1 {
+			copy(b, hw(1))
+			_ = w.Send(b)
+		}
+		return nil
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b := make([]byte, maxFrame)
+		for {
+			n, err := w.Receive(b)
+			if err != nil {
+				return
+			}
+			if u := etherLen + ipLen + udpLen; n > u+headLen && b[etherLen+9] == udp && b[etherLen+ipLen+3] == serverPort {
+				if m, err := dhcpv4.FromBytes(b[u:n]); err == nil {
+					f.handle(question{to: everyAddr, m: m})
+				}
+			}
+		}
+	}()
+	defer func() { w.Close(); <-done }()
+	c := host.client(Config{})
+	c.acquire(t, Ask{Key: "1", Link: "eth0", MAC: hw(1)})
+	var out []byte
+	host.run(func() { out, _ = exec.Command("bridge", "fdb", "show", "dev", "eth0").CombinedOutput() })
+	if !strings.Contains(string(out), hw(1).String()+" self") {
+		t.Errorf("the NIC does not let %s in: %s", hw(1), out)
+	}
+}
+
 // TestLinkComesBack: by its name, as another.
 func TestLinkComesBack(t *testing.T) {
 	host, srv := pair(t)
@@ -344,16 +400,11 @@ func TestLinkComesBack(t *testing.T) {
 	c.acquire(t, Ask{Key: "2", Link: "eth0", MAC: hw(2)})
 }
 
-// look and mac are of a namespace's link.
-func (s *space) look(name string) (index int, flags uint16, err error) {
-	s.run(func() { index, flags, err = look(name) })
-	return
-}
-
-func (s *space) mac(index int) (mac net.HardwareAddr) {
+// mac is that of a namespace's link.
+func (s *space) mac(link string) (mac net.HardwareAddr) {
 	s.t.Helper()
 	s.run(func() {
-		if ifi, err := net.InterfaceByIndex(index); err == nil {
+		if ifi, err := nic.Find(link); err == nil {
 			mac = ifi.HardwareAddr
 		}
 	})

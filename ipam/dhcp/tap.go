@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -12,12 +11,15 @@ import (
 	pack "github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"underlay/internal/nic"
 )
 
 // wire is a link's frames, as long as the link is the same one.
 type wire interface {
 	Send(frame []byte) error       // never waits: a frame there is no room for is lost
 	Receive(b []byte) (int, error) // waits; fails once closed
+	Join(mac net.HardwareAddr)     // frames to mac are let in from now on
 	Alive() bool                   // the link of that name is still this one
 	Close() error
 }
@@ -41,7 +43,8 @@ type tap struct {
 	closed bool
 }
 
-func (t *tap) send(frame []byte) error {
+// send puts a frame on the link, whose answer may be for join only.
+func (t *tap) send(frame []byte, join net.HardwareAddr) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
@@ -62,6 +65,9 @@ func (t *tap) send(frame []byte) error {
 		t.wg.Go(func() { t.listen(w) })
 	}
 	t.used = now
+	if join != nil {
+		t.wire.Join(join)
+	}
 	if t.timer == nil {
 		t.timer = time.AfterFunc(linger, t.idle)
 	}
@@ -127,33 +133,35 @@ type socket struct {
 	raw   syscall.RawConn
 	link  string
 	index int
+
+	joined map[[6]byte]bool // guarded by the tap's mu
 }
 
 // buffer is how many bytes of frames the kernel keeps for a socket.
 const buffer = 1 << 20
 
 func openSocket(link string) (wire, error) {
-	index, flags, err := look(link)
+	ifi, err := nic.Find(link)
 	switch {
 	case errors.Is(err, unix.ENODEV):
 		return nil, fmt.Errorf("%s %w", link, errNoLink)
 	case err != nil:
 		return nil, fmt.Errorf("looking at %s: %w", link, err)
-	case flags&unix.IFF_UP == 0:
+	case ifi.Flags&net.FlagUp == 0:
 		return nil, fmt.Errorf("%s is down", link)
 	}
 	filter, err := bpf.Assemble(replyFilter)
 	if err != nil {
 		return nil, err
 	}
-	c, err := pack.Listen(&net.Interface{Index: index, Name: link}, pack.Raw, unix.ETH_P_ALL, &pack.Config{Filter: filter})
+	c, err := pack.Listen(ifi, pack.Raw, unix.ETH_P_ALL, &pack.Config{Filter: filter})
 	if err != nil {
 		if errors.Is(err, unix.EPERM) {
 			err = fmt.Errorf("%w; underlay needs CAP_NET_RAW", err)
 		}
 		return nil, fmt.Errorf("packet socket on %s: %w", link, err)
 	}
-	s := &socket{Conn: c, link: link, index: index}
+	s := &socket{Conn: c, link: link, index: ifi.Index, joined: map[[6]byte]bool{}}
 	if s.raw, err = c.SyscallConn(); err != nil {
 		c.Close()
 		return nil, err
@@ -187,28 +195,22 @@ func (s *socket) Receive(b []byte) (int, error) {
 	return n, err
 }
 
-func (s *socket) Alive() bool {
-	index, flags, err := look(s.link)
-	return err == nil && index == s.index && flags&unix.IFF_UP != 0
+// Join has the NIC let in what is for mac, where no macvlan link has done so yet.
+func (s *socket) Join(mac net.HardwareAddr) {
+	if s.joined[[6]byte(mac)] {
+		return
+	}
+	s.joined[[6]byte(mac)] = true
+	m := &unix.PacketMreq{Ifindex: int32(s.index), Type: unix.PACKET_MR_UNICAST, Alen: 6}
+	copy(m.Address[:], mac)
+	_ = s.raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptPacketMreq(int(fd), unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, m)
+	})
 }
 
-// look is net.InterfaceByName without a list of all links.
-func look(name string) (index int, flags uint16, err error) {
-	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, 0, os.NewSyscallError("socket", err)
-	}
-	defer unix.Close(s)
-	r, err := unix.NewIfreq(name)
-	if err != nil {
-		return 0, 0, unix.ENODEV // too long, or empty
-	}
-	if err := unix.IoctlIfreq(s, unix.SIOCGIFINDEX, r); err != nil {
-		return 0, 0, err
-	}
-	index = int(r.Uint32())
-	err = unix.IoctlIfreq(s, unix.SIOCGIFFLAGS, r)
-	return index, r.Uint16(), err
+func (s *socket) Alive() bool {
+	ifi, err := nic.Find(s.link)
+	return err == nil && ifi.Index == s.index && ifi.Flags&net.FlagUp != 0
 }
 
 // replyFilter keeps UDP from port 67 to port 68 over IPv4, of this LAN: a frame
