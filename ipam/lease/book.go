@@ -186,7 +186,7 @@ func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
 func (b *Book) identify(r Request) (key string, ask dhcp.Ask) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	ask = dhcp.Ask{Link: r.Link, MAC: r.MAC, Hostname: r.Name, VendorClass: r.DHCP.Class, Want: r.Addr, Servers: r.DHCP.Servers}
+	ask = dhcp.Ask{Link: r.Link, MAC: r.MAC, Hostname: hostname(r.Name), VendorClass: r.DHCP.Class, Want: r.Addr, Servers: r.DHCP.Servers}
 	var who string
 	switch {
 	case r.MAC != nil:
@@ -226,6 +226,18 @@ func (b *Book) identify(r Request) (key string, ask dhcp.Ask) {
 		ask.Previous = &was
 	}
 	return key, ask
+}
+
+// hostname makes a host's name of a container's, which may have what a host's may
+// not (RFC 1123 section 2.1).
+func hostname(container string) string {
+	name := strings.Map(func(c rune) rune {
+		if c == '_' || c == '.' {
+			return '-'
+		}
+		return c
+	}, container)
+	return strings.Trim(name[:min(len(name), 63)], "-")
 }
 
 // keyOf names an identity. The parent's MAC is in it: two hosts with containers of
