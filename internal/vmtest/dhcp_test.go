@@ -213,6 +213,20 @@ func TestDHCP(t *testing.T) {
 		}
 	})
 	b.tidy()
+	quiet(t)
+}
+
+// quiet waits until the plugin does not listen for answers any more.
+func quiet(t *testing.T) {
+	err := wait(20*time.Second, "eth0", func() error {
+		if out := do(t, "", "ip -d link show eth0"); !strings.Contains(out, "promiscuity 0") {
+			return errorf("%s", out)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 // The lease is the driver's, with a MAC that the server knows.
@@ -245,6 +259,7 @@ func TestDHCPByMAC(t *testing.T) {
 	}
 	reaches(t, "a LAN host to the container, restarted", "host1", reserved, addr[0])
 	docker(t, "rm", "-f", "web", "other")
+	defer quiet(t)
 	if n := s.count("DHCPRELEASE"); n != 4 {
 		t.Errorf("%d releases\n%s", n, s.log())
 	}
@@ -284,6 +299,7 @@ func TestDHCPOfOneMAC(t *testing.T) {
 		t.Error(err)
 	}
 	b.tidy()
+	quiet(t)
 }
 
 // The server takes an address back, and gives another: the container that runs has
@@ -338,4 +354,5 @@ func TestDHCPAnotherAddress(t *testing.T) {
 		t.Errorf("restarted, it has %v, not %s", a, is)
 	}
 	b.tidy()
+	quiet(t)
 }
