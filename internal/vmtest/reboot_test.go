@@ -53,7 +53,7 @@ const (
 	notYoung = `^TestReinstalled$|^TestUpgrade$/previous|^TestParents$/^(flapped|VLAN|MTU|renamed|plugin|REBUILD)` +
 		`|^TestLeftovers$|^TestComposeFiles$|^TestRefusals$|^TestReachRefusals$|^TestRouteRefusals$` +
 		`|^TestVLAN(s|Order|Names)$|^TestSquatters|^TestBurst$|^TestBlind$|^TestHairpinProbes$`
-	notOld = `^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$|^TestModes$|^TestProxy$|^TestSoak$`
+	notOld = `^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$|^TestModes$|^TestProxy$|^TestSoak$|^TestDHCP(OfOneMAC|AnotherAddress)$`
 
 	// Those that are run when asked for by name alone.
 	named = `^TestKill(Daemon|Plugin)$`
