@@ -173,7 +173,7 @@ func serve[Req, Res any](s *server, path string, limit time.Duration, f func(con
 		if err == nil {
 			busy(ctx)
 			if limit > deadline {
-				http.NewResponseController(w).SetWriteDeadline(start.Add(limit + answering)) // an error: it has none
+				_ = http.NewResponseController(w).SetWriteDeadline(start.Add(limit + answering)) // an error: it has none
 			}
 			res, err = answer(ctx, limit, req, f)
 		}
