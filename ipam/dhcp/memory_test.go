@@ -223,7 +223,6 @@ type fake struct {
 	next   netip.Addr
 	from   byte // the range's last bytes
 	to     byte
-	free   []netip.Addr
 	given  map[string]netip.Addr // by client id
 	until  map[string]time.Time
 	bad    map[netip.Addr]bool // declined
