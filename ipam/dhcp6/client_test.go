@@ -550,11 +550,12 @@ func TestRestore(t *testing.T) {
 				}
 				again := newWorld(t)
 				again.servers = append(again.servers, s)
+				again.slow = time.Second // what is due is so before there is a socket
 				s.w = again
 				if err := again.Restore(leases); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(15 * time.Second)
+				time.Sleep(5 * time.Second)
 				if got := strings.Join(s.seen(), " "); got != test.seen {
 					t.Errorf("the server saw %q", got)
 				}

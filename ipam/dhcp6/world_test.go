@@ -22,6 +22,8 @@ type world struct {
 	*Client
 	t *testing.T
 
+	slow time.Duration // to open a wire
+
 	mu      sync.Mutex
 	down    error // why the link has no wire
 	loss    float64
@@ -80,6 +82,7 @@ func newWorld(t *testing.T) *world {
 		},
 	})
 	w.open = func(_ string, _ bool, hear func([]byte, netip.Addr), _ func(wire, error)) (wire, error) {
+		time.Sleep(w.slow)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if w.down != nil {
