@@ -601,6 +601,31 @@ func TestMoved(t *testing.T) {
 	})
 }
 
+// TestReplaced: the link is another of the same name, with no time between: leases
+// are confirmed on it, and a question that went to the old one is asked again.
+func TestReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := w.server(1)
+		w.must(ask(1))
+		s.seen()
+		w.set(func() { w.wires[0].stale = true })
+		begin := time.Now()
+		go func() {
+			time.Sleep(100 * time.Millisecond)
+			w.Rouse()
+		}()
+		w.must(ask(2))
+		if took := time.Since(begin); took > 200*time.Millisecond {
+			t.Errorf("the question was asked again after %v", took)
+		}
+		time.Sleep(time.Second)
+		if got := s.seen(); len(w.wires) != 2 || !slices.Contains(got, "CONFIRM 2001:db8:1::1") {
+			t.Errorf("the server saw %q", got)
+		}
+	})
+}
+
 // TestUnplugged: without a link for a day; back soon after it.
 func TestUnplugged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -69,6 +69,7 @@ func (c *Client) settle(l *link, look bool) error {
 		}
 		l.wire.close()
 	}
+	another := l.wire != nil
 	var w wire
 	if wanted {
 		w, err = c.open(l.name, l.all,
@@ -87,7 +88,7 @@ func (c *Client) settle(l *link, look bool) error {
 		}
 		return err
 	}
-	if l.failed {
+	if l.failed || another {
 		l.failed = false
 		c.back(l)
 	}

@@ -64,6 +64,7 @@ type cable struct {
 	w      *world
 	hear   func([]byte, netip.Addr)
 	closed bool
+	stale  bool // the link is another by now, and this wire dead
 }
 
 func newWorld(t *testing.T) *world {
@@ -154,7 +155,7 @@ func (c *cable) send(payload []byte) error {
 	if c.closed {
 		return net.ErrClosed
 	}
-	if w.down != nil {
+	if w.down != nil || c.stale {
 		return nil
 	}
 	for _, s := range w.servers {
@@ -186,6 +187,9 @@ func (c *cable) send(payload []byte) error {
 func (c *cable) sound() error {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
+	if c.stale {
+		return errors.New("the link is another")
+	}
 	return c.w.down
 }
 
