@@ -25,13 +25,14 @@ type Config struct {
 	Check func(ctx context.Context, link string, addr netip.Addr, mac net.HardwareAddr) (usedBy net.HardwareAddr, err error)
 
 	// Told is called with what becomes of leases, one call after the other, in
-	// order. It may take its time and call the Client.
+	// order. It may take its time and call the Client, but for Close.
 	Told func(Event)
 }
 
 // What is what has become of a lease.
 type What string
 
+// What may become of a lease.
 const (
 	Renewed What = "renewed" // the same for longer
 	Changed What = "changed" // another address or other options: put them into the container
@@ -135,6 +136,9 @@ func (c *Client) Acquire(ctx context.Context, ask Ask) (Lease, error) {
 	c.mu.Lock()
 	if l := c.leases[ask.Key]; l != nil && l.waiter == nil && l.holds() {
 		defer c.mu.Unlock()
+		if has := l.Addr.Addr(); ask.Want.IsValid() && ask.Want != has {
+			return Lease{}, fmt.Errorf("%s has the dhcp lease of %s, not of %s: release it first", ask.Key, has, ask.Want)
+		}
 		return l.Lease, nil
 	}
 	l, err := c.add(ask)

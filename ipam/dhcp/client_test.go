@@ -236,6 +236,11 @@ func TestWant(t *testing.T) {
 		if l, err := c.try(10*time.Second, ask); err != nil || l.Addr.Addr() != ask.Want {
 			t.Error(l, err) // once more
 		}
+		other := ask
+		other.Want = netip.MustParseAddr("10.0.0.178")
+		if l, err := c.try(10*time.Second, other); err == nil {
+			t.Error(l)
+		}
 		ask2 := asker(2)
 		ask2.Want = ask.Want
 		began := time.Now()
@@ -689,4 +694,19 @@ func TestFootprint(t *testing.T) {
 		t.Errorf("%d bytes a lease, %d goroutines more", each, now-routines)
 	}
 	runtime.KeepAlive(all)
+}
+
+// BenchmarkStrangers is what an answer for another costs.
+func BenchmarkStrangers(b *testing.B) {
+	c := newLAN().client(b, Config{})
+	m, err := dhcpv4.New(dhcpv4.WithMessageType(ack), dhcpv4.WithHwAddr(hw(1)))
+	if err != nil {
+		b.Fatal(err)
+	}
+	m.OpCode = dhcpv4.OpcodeBootReply
+	f := reply(netip.MustParseAddr("10.0.0.1"), m.ToBytes())
+	b.ReportAllocs()
+	for b.Loop() {
+		c.hear("eth0", f)
+	}
 }

@@ -422,7 +422,17 @@ func (c *Client) granted(l *lease, now time.Time, a answer) {
 	}
 	l.offer = a
 	c.done(l, now)
-	if !fresh || c.cfg.Check == nil {
+	if !fresh {
+		c.bind(l, now)
+		return
+	}
+	// The LAN cannot be asked for this host's own macvlan links: the kernel passes
+	// nothing between them and the parent.
+	if o := c.holder(l.Link, got); o != nil && o != l {
+		c.checked(l, o.Key, nil)
+		return
+	}
+	if c.cfg.Check == nil {
 		c.bind(l, now)
 		return
 	}
@@ -438,7 +448,11 @@ func (c *Client) granted(l *lease, now time.Time, a answer) {
 		c.mu.Lock()
 		defer c.leave()
 		if c.leases[l.Key] == l && l.state == checking && l.xid == xid {
-			c.checked(l, used, err)
+			var who string
+			if used != nil && !bytes.Equal(used, l.MAC) {
+				who = used.String()
+			}
+			c.checked(l, who, err)
 		}
 	})
 }
@@ -477,20 +491,30 @@ func (c *Client) resume(l *lease) {
 	}
 }
 
-// checked binds or declines.
-func (c *Client) checked(l *lease, used net.HardwareAddr, err error) {
+// holder is the lease that has an address, or is about to.
+func (c *Client) holder(link string, a netip.Addr) *lease {
+	for _, l := range c.leases {
+		if l.Link == link && (l.holds() && l.Addr.Addr() == a || l.state == checking && l.offer.terms.Addr.Addr() == a) {
+			return l
+		}
+	}
+	return nil
+}
+
+// checked binds, or declines if someone has the address.
+func (c *Client) checked(l *lease, who string, err error) {
 	l.cancel = nil
 	now := time.Now()
 	got := l.offer.terms.Addr.Addr()
 	if err != nil && c.cfg.Log != nil {
 		c.cfg.Log.WithField("link", l.Link).Warnf("%s of dhcp server %s is used unchecked: %v", got, l.offer.server, err)
 	}
-	if used == nil || bytes.Equal(used, l.MAC) {
+	if who == "" {
 		c.bind(l, now)
 		return
 	}
-	l.trouble = fmt.Errorf("dhcp server %s gives %s, which %s has: it was told so", l.offer.server, got, used)
-	c.decline(l, l.offer.terms, used.String()+" has it")
+	l.trouble = fmt.Errorf("dhcp server %s gives %s, which %s has: it was told so", l.offer.server, got, who)
+	c.decline(l, l.offer.terms, who+" has it")
 	if l.hint == got {
 		l.hint = netip.Addr{}
 	}

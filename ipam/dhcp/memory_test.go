@@ -22,6 +22,7 @@ import (
 type lan struct {
 	loss  float64 // of frames, either way
 	delay time.Duration
+	rogue float64 // how often someone answers what may do harm
 
 	mu      sync.Mutex
 	rand    *rand.Rand
@@ -96,6 +97,9 @@ func (p *plug) Send(b []byte) error {
 	if p.lan.rand.Float64() < p.lan.loss {
 		return nil
 	}
+	if p.lan.rand.Float64() < p.lan.rogue {
+		p.lan.lie(q)
+	}
 	for _, s := range p.lan.servers {
 		if q.to == everyAddr || q.to == s.addr {
 			time.AfterFunc(p.lan.delay+s.slow, func() { s.handle(q) })
@@ -135,6 +139,23 @@ func (p *plug) Close() error {
 	return nil
 }
 
+// lie answers a question with anything, in anyone's name. It is with mu held.
+func (n *lan) lie(q question) {
+	kind := []dhcpv4.MessageType{dhcpv4.MessageTypeOffer, dhcpv4.MessageTypeAck, dhcpv4.MessageTypeNak}[n.rand.IntN(3)]
+	m, err := dhcpv4.New(dhcpv4.WithReply(q.m), dhcpv4.WithMessageType(kind),
+		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(net.IP{10, 0, 0, []byte{1, 2, 66}[n.rand.IntN(3)]})),
+		dhcpv4.WithYourIP(net.IP{10, 0, 0, byte(95 + n.rand.IntN(15))}),
+		dhcpv4.WithLeaseTime(uint32(n.rand.IntN(2000))), dhcpv4.WithNetmask(net.CIDRMask(24, 32)))
+	if err != nil {
+		panic(err)
+	}
+	if want := q.m.RequestedIPAddress(); want != nil && n.rand.IntN(2) == 0 {
+		m.YourIPAddr = want
+	}
+	f := reply(netip.MustParseAddr("10.0.0.66"), m.ToBytes())
+	time.AfterFunc(time.Duration(n.rand.IntN(int(3*time.Millisecond))), func() { n.answer(f) })
+}
+
 // cut takes the link away.
 func (n *lan) cut(err error) {
 	n.mu.Lock()
@@ -149,11 +170,11 @@ func (n *lan) cut(err error) {
 	}
 }
 
-// set sets how many frames are lost.
-func (n *lan) set(loss float64) {
+// set sets how many frames are lost, and to how many there is a rogue's answer.
+func (n *lan) set(loss, rogue float64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.loss = loss
+	n.loss, n.rogue = loss, rogue
 }
 
 func (n *lan) mend() {
@@ -223,7 +244,6 @@ type fake struct {
 	next   netip.Addr
 	from   byte // the range's last bytes
 	to     byte
-	free   []netip.Addr
 	given  map[string]netip.Addr // by client id
 	until  map[string]time.Time
 	bad    map[netip.Addr]bool // declined

@@ -56,26 +56,32 @@ func (t *tap) send(frame []byte, join net.HardwareAddr) error {
 			t.shut()
 		}
 	}
-	if t.wire == nil {
-		w, err := t.open(t.name)
-		if err != nil {
-			return err
+	for {
+		old := t.wire != nil
+		if !old {
+			w, err := t.open(t.name)
+			if err != nil {
+				return err
+			}
+			t.wire, t.looked = w, now
+			t.wg.Go(func() { t.listen(w) })
 		}
-		t.wire, t.looked = w, now
-		t.wg.Go(func() { t.listen(w) })
-	}
-	t.used = now
-	if join != nil {
-		t.wire.Join(join)
-	}
-	if t.timer == nil {
-		t.timer = time.AfterFunc(linger, t.idle)
-	}
-	if err := t.wire.Send(frame); err != nil {
+		t.used = now
+		if t.timer == nil {
+			t.timer = time.AfterFunc(linger, t.idle)
+		}
+		if join != nil {
+			t.wire.Join(join)
+		}
+		err := t.wire.Send(frame)
+		if err == nil {
+			return nil
+		}
 		t.shut()
-		return fmt.Errorf("sending on %s: %w", t.name, err)
+		if !old { // else the link may be back, or another
+			return fmt.Errorf("sending on %s: %w", t.name, err)
+		}
 	}
-	return nil
 }
 
 func (t *tap) listen(w wire) {

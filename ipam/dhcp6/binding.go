@@ -133,6 +133,9 @@ func (b *binding) exchange(s state, now time.Time, q question) {
 
 // transmit sends the message, and plans when it is repeated.
 func (b *binding) transmit(now time.Time) {
+	if b.link.wire == nil {
+		b.link.failed = true // whoever could not ask is roused once there is one
+	}
 	if b.link.wire == nil || b.sent > 1 { // perhaps the link is not what it was
 		b.client.mend(b.link)
 	}

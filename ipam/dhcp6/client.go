@@ -180,7 +180,7 @@ func (c *Client) binding(ask Ask) (*binding, error) {
 	}
 	l := c.links[ask.Link]
 	if l == nil {
-		l = &link{name: ask.Link, all: ask.Passthru, servers: map[DUID]int{}}
+		l = &link{name: ask.Link, all: ask.Passthru, servers: map[DUID]int{}, turn: make(chan struct{}, 1)}
 		c.links[ask.Link] = l
 	}
 	l.users++

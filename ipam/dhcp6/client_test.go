@@ -550,11 +550,12 @@ func TestRestore(t *testing.T) {
 				}
 				again := newWorld(t)
 				again.servers = append(again.servers, s)
+				again.slow = time.Second // what is due is so before there is a socket
 				s.w = again
 				if err := again.Restore(leases); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(15 * time.Second)
+				time.Sleep(5 * time.Second)
 				if got := strings.Join(s.seen(), " "); got != test.seen {
 					t.Errorf("the server saw %q", got)
 				}
@@ -596,6 +597,31 @@ func TestMoved(t *testing.T) {
 		e := w.told()
 		if len(e) != 1 || e[0].What != Changed || e[0].Was.Addr != l.Addr || e[0].Lease.Server != two.name {
 			t.Errorf("told %+v", e)
+		}
+	})
+}
+
+// TestReplaced: the link is another of the same name, with no time between: leases
+// are confirmed on it, and a question that went to the old one is asked again.
+func TestReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := w.server(1)
+		w.must(ask(1))
+		s.seen()
+		w.set(func() { w.wires[0].stale = true })
+		begin := time.Now()
+		go func() {
+			time.Sleep(100 * time.Millisecond)
+			w.Rouse()
+		}()
+		w.must(ask(2))
+		if took := time.Since(begin); took > 200*time.Millisecond {
+			t.Errorf("the question was asked again after %v", took)
+		}
+		time.Sleep(time.Second)
+		if got := s.seen(); len(w.wires) != 2 || !slices.Contains(got, "CONFIRM 2001:db8:1::1") {
+			t.Errorf("the server saw %q", got)
 		}
 	})
 }

@@ -3,7 +3,6 @@ package dhcp6
 import (
 	"fmt"
 	"net/netip"
-	"sync"
 	"time"
 )
 
@@ -24,7 +23,7 @@ type link struct {
 	users    int
 	err      error // why there is no wire
 	settling bool
-	failed   bool // there was no wire when it was last looked at
+	failed   bool // there was no wire when it was last looked at, or needed
 
 	// servers are those that have offered or refused a lease here, and how many
 	// full collections of offers they have missed since.
@@ -33,8 +32,8 @@ type link struct {
 
 	solMaxRT time.Duration // told by a server; 0: by none
 
-	turn sync.Mutex // taken before Client.mu
-	wire wire       // written with turn and Client.mu held
+	turn chan struct{} // a mutex that is taken before Client.mu
+	wire wire          // written with turn and Client.mu held
 }
 
 // Rouse says that links have come, gone or changed.
@@ -53,8 +52,8 @@ func (c *Client) Rouse() {
 // settle gives l the wire that its state allows. An open one is looked at only
 // on demand, and when it fails.
 func (c *Client) settle(l *link, look bool) error {
-	l.turn.Lock()
-	defer l.turn.Unlock()
+	l.turn <- struct{}{}
+	defer func() { <-l.turn }()
 	c.mu.Lock()
 	wanted := l.users > 0 && !c.closed
 	c.mu.Unlock()
@@ -70,6 +69,7 @@ func (c *Client) settle(l *link, look bool) error {
 		}
 		l.wire.close()
 	}
+	another := l.wire != nil
 	var w wire
 	if wanted {
 		w, err = c.open(l.name, l.all,
@@ -88,7 +88,7 @@ func (c *Client) settle(l *link, look bool) error {
 		}
 		return err
 	}
-	if l.failed {
+	if l.failed || another {
 		l.failed = false
 		c.back(l)
 	}
@@ -97,8 +97,8 @@ func (c *Client) settle(l *link, look bool) error {
 
 // lose is told by a wire that failed by itself.
 func (c *Client) lose(l *link, w wire, err error) {
-	l.turn.Lock()
-	defer l.turn.Unlock()
+	l.turn <- struct{}{}
+	defer func() { <-l.turn }()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if l.wire == w {

@@ -22,6 +22,8 @@ type world struct {
 	*Client
 	t *testing.T
 
+	slow time.Duration // to open a wire
+
 	mu      sync.Mutex
 	down    error // why the link has no wire
 	loss    float64
@@ -62,6 +64,7 @@ type cable struct {
 	w      *world
 	hear   func([]byte, netip.Addr)
 	closed bool
+	stale  bool // the link is another by now, and this wire dead
 }
 
 func newWorld(t *testing.T) *world {
@@ -80,6 +83,7 @@ func newWorld(t *testing.T) *world {
 		},
 	})
 	w.open = func(_ string, _ bool, hear func([]byte, netip.Addr), _ func(wire, error)) (wire, error) {
+		time.Sleep(w.slow)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if w.down != nil {
@@ -151,7 +155,7 @@ func (c *cable) send(payload []byte) error {
 	if c.closed {
 		return net.ErrClosed
 	}
-	if w.down != nil {
+	if w.down != nil || c.stale {
 		return nil
 	}
 	for _, s := range w.servers {
@@ -183,6 +187,9 @@ func (c *cable) send(payload []byte) error {
 func (c *cable) sound() error {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
+	if c.stale {
+		return errors.New("the link is another")
+	}
 	return c.w.down
 }
 
