@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -55,6 +56,7 @@ type Request struct {
 // Entry is one lease, or what is left of one for the next start.
 type Entry struct {
 	Key    string       `json:"key"`
+	Drawn  bool         `json:"drawn,omitempty"` // of a container of which nothing is known
 	On     string       `json:"on"`
 	Name   string       `json:"name,omitempty"`
 	Given  netip.Prefix `json:"given"`          // what Docker was told
@@ -118,18 +120,19 @@ func Open(c Config) (*Book, error) {
 // more: held tells which are.
 func (b *Book) Resume(held func(*Entry) bool) {
 	b.mu.Lock()
+	all := slices.Collect(maps.Values(b.entries))
+	b.mu.Unlock()
 	var going []dhcp.Lease
 	var gone []string
-	for _, e := range b.entries {
+	for _, e := range all {
 		switch {
 		case !e.Rests.IsZero():
-		case held(e):
+		case held(e): // takes locks under which Free is called
 			going = append(going, e.Lease)
 		default:
 			gone = append(gone, e.Key)
 		}
 	}
-	b.mu.Unlock()
 	if err := b.client.Restore(going); err != nil {
 		b.log.Errorf("leases that are not renewed: %v", err)
 	}
@@ -141,7 +144,10 @@ func (b *Book) Resume(held func(*Entry) bool) {
 // Take takes a lease, and returns what Docker is to be told. The container has it
 // until Free.
 func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
-	key, ask := b.identify(r)
+	key, ask, err := b.identify(r)
+	if err != nil {
+		return Entry{}, err
+	}
 	defer func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -153,7 +159,7 @@ func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	e := &Entry{Key: key, On: r.On, Name: r.Name, Given: l.Addr, IPAM: r.Subnet.IsValid(), Shared: r.Shared, Lease: l, Keep: r.DHCP.Keep}
+	e := &Entry{Key: key, Drawn: r.MAC == nil && r.Name == "" && !r.Addr.IsValid(), On: r.On, Name: r.Name, Given: l.Addr, IPAM: r.Subnet.IsValid(), Shared: r.Shared, Lease: l, Keep: r.DHCP.Keep}
 	if r.Subnet.IsValid() && !r.Subnet.Contains(l.Addr.Addr()) {
 		err := fmt.Errorf("the DHCP server %v has given %v, which is outside the network's subnet %v; create the network with --subnet %v", l.Server, l.Addr.Addr(), r.Subnet, l.Addr.Masked())
 		b.client.Release(key)
@@ -182,8 +188,9 @@ func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
 }
 
 // identify finds out who a container is to the server: the one that it was when it
-// ran last, as far as that can be known.
-func (b *Book) identify(r Request) (key string, ask dhcp.Ask) {
+// ran last, as far as that can be known. A MAC of the user's is but one container's
+// at a time.
+func (b *Book) identify(r Request) (key string, ask dhcp.Ask, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	ask = dhcp.Ask{Link: r.Link, MAC: r.MAC, Hostname: hostname(r.Name), VendorClass: r.DHCP.Class, Want: r.Addr, Servers: r.DHCP.Servers}
@@ -204,7 +211,10 @@ func (b *Book) identify(r Request) (key string, ask dhcp.Ask) {
 			who = "drawn " + rand.Text()
 		}
 	}
-	for attempt := 0; key == "" || b.busy(key) && r.MAC == nil; attempt++ {
+	for attempt := 0; key == "" || b.busy(key); attempt++ {
+		if attempt > 0 && r.MAC != nil {
+			return "", ask, fmt.Errorf("--mac-address %v has a lease on this network already; give another, or stop the container that has it", r.MAC)
+		}
 		key = keyOf(r, who, attempt)
 	}
 	b.asking[key] = true
@@ -225,7 +235,7 @@ func (b *Book) identify(r Request) (key string, ask dhcp.Ask) {
 		}
 		ask.Previous = &was
 	}
-	return key, ask
+	return key, ask, nil
 }
 
 // hostname makes a host's name of a container's, which may have what a host's may
@@ -264,11 +274,10 @@ func (b *Book) busy(key string) bool {
 	return b.asking[key] || e != nil && e.Rests.IsZero()
 }
 
-// last is the identity without a name on a network that was freed last. The caller
-// holds b.mu.
+// last is the drawn identity on a network that was freed last. The caller holds b.mu.
 func (b *Book) last(r Request) (last *Entry) {
 	for _, e := range b.entries {
-		if e.On == r.On && e.Shared == r.Shared && e.Lease.Link == r.Link && e.Name == "" && !e.Rests.IsZero() && !b.asking[e.Key] &&
+		if e.On == r.On && e.Shared == r.Shared && e.Lease.Link == r.Link && e.Drawn && !e.Rests.IsZero() && !b.asking[e.Key] &&
 			(last == nil || last.Rests.Before(e.Rests)) {
 			last = e
 		}
@@ -278,7 +287,10 @@ func (b *Book) last(r Request) (last *Entry) {
 
 // Learn asks for the subnet and the router of a LAN, and takes nothing.
 func (b *Book) Learn(ctx context.Context, link string, parent net.HardwareAddr, o options.DHCP) (subnet netip.Prefix, router netip.Addr, err error) {
-	_, ask := b.identify(Request{Parent: parent, Link: link, On: "learn", DHCP: o})
+	_, ask, err := b.identify(Request{Parent: parent, Link: link, On: "learn", DHCP: o})
+	if err != nil {
+		return subnet, router, err
+	}
 	b.mu.Lock()
 	delete(b.asking, ask.Key)
 	b.mu.Unlock()
