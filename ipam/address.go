@@ -64,6 +64,15 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (_ netip.Pr
 	if err != nil {
 		return netip.Prefix{}, err
 	}
+	var proven netip.Addr // the LAN has been asked about it
+	if r.leased {
+		proven = r.Addr
+		defer func() {
+			if err != nil {
+				i.unlease(r.Addr, err)
+			}
+		}()
+	}
 	if err := ctx.Err(); err != nil {
 		return netip.Prefix{}, err
 	}
@@ -71,15 +80,6 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (_ netip.Pr
 		return netip.PrefixFrom(r.Addr, subnet.Bits()), nil // in no pool
 	}
 	i.refresh()
-	var proven netip.Addr // the LAN has been asked about it
-	if r.leased {
-		proven = r.Addr
-		defer func() {
-			if err != nil {
-				i.leases.Refuse(r.Addr, err)
-			}
-		}()
-	}
 	for {
 		p, err := i.lockPool(ctx, subnet)
 		if err != nil {

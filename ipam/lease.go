@@ -96,10 +96,14 @@ func (i *IPAM) Lease(ctx context.Context, r AddressRequest) (AddressRequest, err
 	}
 	t := p.termsOf(r.PoolID, within)
 	needs := i.leased(p, t, r)
+	behind := r.Addr.IsValid() && p.held[r.Addr] != nil
 	taken := p.taken
 	i.mu.Unlock()
 	if !needs {
 		return r, nil
+	}
+	if behind { // or the server would take the container for another than it was
+		i.leases.Free(r.Addr)
 	}
 	if r.Addr.IsValid() {
 		if err := p.check(r.Addr); err != nil {
@@ -121,6 +125,16 @@ func (i *IPAM) Lease(ctx context.Context, r AddressRequest) (AddressRequest, err
 	}
 	r.Addr, r.leased = addr, true
 	return r, nil
+}
+
+// unlease undoes Lease. The server hears of an address that cannot be used: one that
+// only came too late, or to a full disk, is as good as before.
+func (i *IPAM) unlease(addr netip.Addr, why error) {
+	if errors.Is(why, ErrTaken) || errors.Is(why, ErrUnusable) {
+		i.leases.Refuse(addr, why)
+		return
+	}
+	i.leases.Free(addr)
 }
 
 // freed tells of addresses that no container has any more.

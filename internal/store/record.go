@@ -17,7 +17,8 @@ import (
 //	1  has no number in the file
 //	2  counts a pool's networks by their terms
 //	3  ends each value with its checksum
-const Format = 3
+//	4  may have leases, which an earlier program would let run out
+const Format = 4
 
 // The bucket of the store's own records. The format is plain text in all
 // formats, for earlier programs to say what they cannot read; the seal has the
@@ -129,7 +130,12 @@ func migrate(tx *bbolt.Tx, format int) error {
 			}
 		}
 	}
-	text := []byte(strconv.Itoa(Format))
+	return stamp(tx, Format)
+}
+
+// stamp writes the format.
+func stamp(tx *bbolt.Tx, format int) error {
+	text := []byte(strconv.Itoa(format))
 	b, err := tx.CreateBucketIfNotExists(storeBucket)
 	if err != nil {
 		return err

@@ -133,8 +133,8 @@ func TestFormat(t *testing.T) {
 	}
 }
 
-// earlier writes a file as another version would: a record "k" in each bucket,
-// without a checksum.
+// earlier writes a file as another version would: a record "k" in each bucket, with
+// a checksum where that version has them.
 func earlier(t *testing.T, path string, format int, values map[string]string) {
 	t.Helper()
 	db, err := bbolt.Open(path, 0o600, nil)
@@ -144,6 +144,9 @@ func earlier(t *testing.T, path string, format int, values map[string]string) {
 	defer db.Close()
 	err = db.Update(func(tx *bbolt.Tx) error {
 		put := func(bucket, key, value string) error {
+			if format >= sealed && format <= Format && bucket != "store" {
+				return apply(tx, Change{bucket, []byte(key), []byte(value)})
+			}
 			b, err := tx.CreateBucketIfNotExists([]byte(bucket))
 			if err != nil {
 				return err
@@ -157,6 +160,9 @@ func earlier(t *testing.T, path string, format int, values map[string]string) {
 		}
 		if format < 2 { // the first had no number
 			return nil
+		}
+		if format >= sealed && format <= Format {
+			return stamp(tx, format)
 		}
 		return put("store", "format", fmt.Sprint(format))
 	})
