@@ -361,7 +361,7 @@ func (d *Driver) Join(ctx context.Context, networkID, endpointID, sandbox string
 	}
 	for _, addr := range e.prefixes() {
 		gw := n.gateway(addr.Addr())
-		if l := e.Lease; l != nil && addr == e.IPv4 {
+		if l := e.Lease; l != nil && addr.Addr().Is4() {
 			gw = l.Router
 			if !n.Options.NoDefaultRoute {
 				p.Routes = append(p.Routes, l.Routes...)

@@ -127,7 +127,7 @@ func (d *Driver) readdress(e *Endpoint, c netlinkutil.Readdressing) error {
 	if err != nil {
 		return nil
 	}
-	c.Was = netip.PrefixFrom(c.Was.Addr(), e.IPv4.Bits())
+	c.Was = netip.PrefixFrom(c.Was.Addr(), e.prefixes()[0].Bits()) // as the container has it
 	if n.Subnets != nil && e.IPv4.Contains(c.Is.Addr()) {
 		c.Is = netip.PrefixFrom(c.Is.Addr(), e.IPv4.Bits())
 	}

@@ -202,9 +202,9 @@ func (i *IPAM) scout(p *pool, t *terms) bool {
 
 // ahead is how many addresses the stock should have. A container that has the
 // parent to itself takes the answers from it, too, so there is no use in asking
-// while it runs.
+// while it runs; nor where the LAN's own server chooses.
 func (i *IPAM) ahead(p *pool, t *terms) int {
-	if i.now().Sub(t.used) >= keptFor {
+	if i.now().Sub(t.used) >= keptFor || t.options.DHCP.Leased(p.subnet.Addr().Is6()) {
 		return 0
 	}
 	for id := range i.naming[p.subnet] {

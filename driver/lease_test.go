@@ -1,0 +1,389 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"underlay/internal/mode"
+	"underlay/internal/options"
+	"underlay/netlinkutil"
+)
+
+// server gives leases, .100 and so on, and notes what it is told.
+type server struct {
+	did    []string
+	n      byte
+	router netip.Addr
+	routes []Route
+	fails  error
+	mac    MAC
+	asked  LeaseRequest
+}
+
+func (s *server) Lease(_ context.Context, r LeaseRequest) (Lease, error) {
+	s.asked = r
+	if s.fails != nil {
+		return Lease{}, s.fails
+	}
+	s.n++
+	l := Lease{Key: fmt.Sprintf("key%d", s.n), Addr: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, 50, 99 + s.n}), 24), Router: s.router, Routes: s.routes}
+	if !r.LAN.Shared {
+		if l.MAC = r.MAC; l.MAC == nil {
+			l.MAC = MAC{2, 0, 0, 0, 0, s.n}
+		}
+	}
+	s.did = append(s.did, "lease "+l.Key)
+	return l, nil
+}
+
+func (s *server) Free(key string) { s.did = append(s.did, "free "+key) }
+
+func (s *server) told(t *testing.T, want ...string) {
+	t.Helper()
+	if d := cmp.Diff(want, s.did); d != "" {
+		t.Errorf("the server was told (-want +got):\n%s", d)
+	}
+	s.did = nil
+}
+
+// leasing is a bench with a server.
+func leasing(b *bench) *server {
+	s := &server{router: netip.MustParseAddr("192.168.50.1"), routes: []Route{{Destination: netip.MustParsePrefix("10.0.0.0/8"), NextHop: netip.MustParseAddr("192.168.50.2")}}}
+	b.Driver.leaser = s
+	return s
+}
+
+// leased is a network whose addresses are a server's, not an IPAM's.
+func leased(name, parent string, m mode.Mode) Network {
+	return Network{ID: id(name), ForeignIPAM: true, Options: options.Network{Parent: parent, Mode: m, DHCP: options.DHCP{V4: true}}}
+}
+
+func bare(network, name string) Endpoint { return Endpoint{ID: id(name), NetworkID: id(network)} }
+
+// A lease from docker run to docker stop.
+func TestLease(t *testing.T) {
+	for _, tt := range []struct {
+		mode   mode.Mode
+		shared bool
+	}{
+		{mode.Default, false},
+		{mode.Mode{Kind: mode.IPvlan, Name: "l2", Flag: "bridge"}, true},
+	} {
+		for _, noRoute := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%v, no default route %t", tt.mode, noRoute), func(t *testing.T) {
+				b := newBench(t)
+				s := leasing(b)
+				n := leased("net", "eth0", tt.mode)
+				n.Options.NoDefaultRoute = noRoute
+				b.create(n)
+				req := bare("net", "one")
+				e, err := b.TakeLease(ctx, req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := LAN{Link: "eth0", MAC: net.HardwareAddr{0, 0x16, 0x3e, 0, 0, 2}, Shared: tt.shared}
+				if d := cmp.Diff(want, s.asked.LAN); d != "" || s.asked.Network != n.ID || !s.asked.DHCP.V4 {
+					t.Errorf("asked %+v", s.asked)
+				}
+				mac, err := b.CreateEndpoint(ctx, e)
+				if err != nil || (mac == nil) != tt.shared || !tt.shared && mac.String() != "02:00:00:00:00:01" {
+					t.Fatalf("%v, %v", mac, err)
+				}
+				if a, ok := b.Leased(e.ID); !ok || a.String() != "192.168.50.100/24" {
+					t.Errorf("%v, %t", a, ok)
+				}
+				if !b.HasLease("key1") || b.HasLease("key2") {
+					t.Error("it does not know its leases")
+				}
+				p, err := b.Join(ctx, e.NetworkID, e.ID, "/var/run/docker/netns/"+e.ID[:12])
+				if err != nil {
+					t.Fatal(err)
+				}
+				if noRoute {
+					if p.Gateways != nil || p.Routes != nil {
+						t.Errorf("%+v", p)
+					}
+				} else if !slices.Equal(p.Gateways, []netip.Addr{s.router}) || len(p.Routes) != 1 || p.Routes[0] != s.routes[0] {
+					t.Errorf("%+v", p)
+				}
+				s.told(t, "lease key1")
+				if err := b.kernel.Move(p.LinkName); err != nil {
+					t.Fatal(err)
+				}
+				b.arrived(e)
+				// dockerd's repeat of the call, when it is known already.
+				if again, err := b.TakeLease(ctx, req); err != nil || again.Lease != nil {
+					t.Errorf("%+v, %v", again, err)
+				}
+				s.told(t)
+				b.stop(e)
+				s.told(t, "free key1")
+				if _, ok := b.Leased(e.ID); ok || b.HasLease("key1") {
+					t.Error("it is leased still")
+				}
+				if err := b.DeleteNetwork(ctx, e.NetworkID); err != nil {
+					t.Fatal(err)
+				}
+				b.nothing()
+			})
+		}
+	}
+}
+
+// A driver that starts again knows the leases of what runs.
+func TestLeaseAfterRestart(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		leasing(b)
+		b.create(leased("net", "eth0", mode.Default))
+		e, err := b.TakeLease(ctx, bare("net", "one"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.run(e)
+		b.Close()
+		b.restart()
+		s := leasing(b)
+		if a, ok := b.Leased(e.ID); !ok || a != e.IPv4 || !b.HasLease("key1") {
+			t.Errorf("%v, %t", a, ok)
+		}
+		b.stop(e)
+		s.told(t, "free key1")
+	})
+}
+
+// What does not become an endpoint leaves no lease behind.
+func TestLeaseOfNoEndpoint(t *testing.T) {
+	ipvlan := mode.Mode{Kind: mode.IPvlan, Name: "l2", Flag: "bridge"}
+	for _, tt := range []struct {
+		what  string
+		mode  mode.Mode
+		mac   MAC
+		prep  func(b *bench, s *server)
+		early bool // before the lease
+		words []string
+	}{
+		{"the kernel fails", mode.Default, nil, func(b *bench, _ *server) { b.kernel.Fail("AddSubInterface", 1, errors.New("no buffer space")) }, false, []string{"no buffer space"}},
+		{"the disk fails", mode.Default, nil, func(b *bench, _ *server) { b.store.Close() }, false, []string{"closed"}},
+		{"the MAC is taken", mode.Default, MAC{2, 0, 0, 0, 0, 0xaa}, func(b *bench, _ *server) {
+			o := on("other", "two", 11)
+			o.MAC = MAC{2, 0, 0, 0, 0, 0xaa}
+			b.start(o)
+		}, false, []string{"02:00:00:00:00:aa", "is taken"}},
+		{"the network goes meanwhile", mode.Default, nil, func(b *bench, _ *server) { _ = b.DeleteNetwork(ctx, id("net")) }, false, []string{"unknown"}},
+		{"a MAC on ipvlan", ipvlan, MAC{2, 0, 0, 0, 0, 0xaa}, nil, true, []string{"shares the MAC"}},
+		{"a multicast MAC", mode.Default, MAC{3, 0, 0, 0, 0, 0xaa}, nil, true, []string{"multicast"}},
+		{"the server fails", mode.Default, nil, func(_ *bench, s *server) { s.fails = errors.New("no dhcp server answers") }, true, []string{"no dhcp server answers", "network net"}},
+		{"no client", mode.Default, nil, func(b *bench, _ *server) { b.Driver.leaser = nil }, true, []string{"no DHCP client"}},
+		{"no parent", mode.Default, nil, func(b *bench, _ *server) { b.kernel.Yank("eth0") }, true, []string{"eth0"}},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			b := newBench(t)
+			s := leasing(b)
+			b.create(leased("net", "eth0", tt.mode))
+			if !tt.early {
+				b.create(lan("other", "eth0", tt.mode))
+			}
+			req := bare("net", "one")
+			req.MAC = tt.mac
+			if tt.early && tt.prep != nil {
+				tt.prep(b, s)
+			}
+			e, err := b.TakeLease(ctx, req)
+			if tt.early {
+				refused(t, err, tt.words...)
+				s.told(t)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.prep != nil {
+				tt.prep(b, s)
+			}
+			_, err = b.CreateEndpoint(ctx, e)
+			refused(t, err, tt.words...)
+			s.told(t, "lease key1", "free key1")
+			if b.HasLease("key1") {
+				t.Error("the lease is an endpoint's")
+			}
+		})
+	}
+}
+
+// Two calls for one endpoint at the same time take two leases; one is kept.
+func TestLeaseOfARepeat(t *testing.T) {
+	b := newBench(t)
+	s := leasing(b)
+	b.create(leased("net", "eth0", mode.Default))
+	one, err1 := b.TakeLease(ctx, bare("net", "one"))
+	two, err2 := b.TakeLease(ctx, bare("net", "one"))
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	mac, err1 := b.CreateEndpoint(ctx, one)
+	again, err2 := b.CreateEndpoint(ctx, two)
+	if err := errors.Join(err1, err2); err != nil || mac.String() != again.String() {
+		t.Fatalf("%v, %v, %v", mac, again, err)
+	}
+	s.told(t, "lease key1", "lease key2", "free key2")
+	if !b.HasLease("key1") {
+		t.Error("the endpoint's own lease is gone")
+	}
+}
+
+// Other networks have nothing to do with it.
+func TestNoLease(t *testing.T) {
+	b := newBench(t)
+	s := leasing(b)
+	b.create(lan("net", "eth0", mode.Default))
+	e := on("net", "one", 10)
+	if got, err := b.TakeLease(ctx, e); err != nil || got.Lease != nil {
+		t.Errorf("%+v, %v", got, err)
+	}
+	b.start(e)
+	if _, ok := b.Leased(e.ID); ok {
+		t.Error("it is leased")
+	}
+	if _, err := b.TakeLease(ctx, bare("nowhere", "two")); err == nil {
+		t.Error("an unknown network")
+	}
+	b.stop(e)
+	s.told(t)
+}
+
+// The server has given a running container another address.
+func TestReaddress(t *testing.T) {
+	was, is, far := netip.MustParsePrefix("192.168.50.10/24"), netip.MustParsePrefix("192.168.50.99/24"), netip.MustParsePrefix("10.9.0.5/16")
+	router, farRouter := netip.MustParseAddr("192.168.50.1"), netip.MustParseAddr("10.9.0.1")
+	bubble(t, func(t *testing.T, b *bench) {
+		e := b.one("eth0")
+		check := func(c netlinkutil.Readdressing, want netip.Prefix, via netip.Addr) {
+			t.Helper()
+			if err := b.Readdress(was.Addr(), c); err != nil {
+				t.Fatal(err)
+			}
+			b.Reconcile() // leaves it so
+			i, err := b.inside(e)
+			if err != nil || !slices.Equal(i.Addrs, []netip.Prefix{want, e.IPv6}) || i.Routes[0].Via != via {
+				t.Errorf("inside %+v, %v", i, err)
+			}
+			_, now, err := b.endpoint(e.NetworkID, e.ID)
+			if err != nil || now.Leased != want || now.IPv4 != was {
+				t.Errorf("on record %v, leased %v, %v", now.IPv4, now.Leased, err)
+			}
+			for _, a := range []netip.Prefix{was, want} {
+				if _, ok := b.Holder(a.Addr()); !ok {
+					t.Errorf("nobody is known to have %v", a)
+				}
+			}
+		}
+		check(netlinkutil.Readdressing{Was: was, Is: is, RouterWas: router, RouterIs: router}, is, router)
+		check(netlinkutil.Readdressing{Was: is, Is: far, RouterWas: router, RouterIs: farRouter}, far, farRouter)
+		if _, ok := b.Holder(is.Addr()); ok {
+			t.Errorf("%v is nobody's any more", is)
+		}
+		// An interface that is lost is made again with what the container had.
+		b.kernel.Yank("eth0")
+		b.plug()
+		b.Reconcile()
+		if i, err := b.inside(e); err != nil || !slices.Contains(i.Addrs, far) || slices.Contains(i.Addrs, was) {
+			t.Errorf("made again: %+v, %v", i, err)
+		}
+		b.Close()
+		b.restart()
+		check(netlinkutil.Readdressing{Was: far, Is: was, RouterWas: farRouter, RouterIs: router}, was, router)
+		// What is no container's is none's to change.
+		for _, a := range []string{"192.168.50.200", "10.9.0.5"} {
+			if err := b.Readdress(netip.MustParseAddr(a), netlinkutil.Readdressing{Was: was, Is: is}); err != nil {
+				t.Error(err)
+			}
+		}
+		b.kernel.Fail("Readdress", 1, errors.New("no buffer space"))
+		refused(t, b.Readdress(was.Addr(), netlinkutil.Readdressing{Was: was, Is: is}), "no buffer space", "endpoint one")
+		b.kernel.EndSandbox(sandbox(e.ID))
+		if err := b.Readdress(was.Addr(), netlinkutil.Readdressing{Was: was, Is: is}); err != nil {
+			t.Errorf("its container has ended: %v", err)
+		}
+	})
+}
+
+func TestReaddressLease(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		leasing(b)
+		b.create(leased("net", "eth0", mode.Default))
+		e, err := b.TakeLease(ctx, bare("net", "one"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.run(e)
+		is := netip.MustParsePrefix("192.168.50.7/25")
+		if err := b.ReaddressLease("key1", netlinkutil.Readdressing{Was: e.IPv4, Is: is}); err != nil {
+			t.Fatal(err)
+		}
+		if i, err := b.inside(e); err != nil || i.Addrs[0] != is {
+			t.Errorf("%+v, %v", i, err)
+		}
+		if a, ok := b.Leased(e.ID); !ok || a != e.IPv4 {
+			t.Errorf("Docker is told %v, %t, and was told %v", a, ok, e.IPv4)
+		}
+		if err := b.ReaddressLease("key2", netlinkutil.Readdressing{Was: e.IPv4, Is: is}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestLANOf(t *testing.T) {
+	subnet := netip.MustParsePrefix("192.168.50.0/24")
+	ipvlan := mode.Mode{Kind: mode.IPvlan, Name: "l2", Flag: "bridge"}
+	foreign := lan("c", "eth1", mode.Default)
+	foreign.ForeignIPAM = true
+	for _, tt := range []struct {
+		what     string
+		networks []Network
+		yank     bool
+		want     LAN
+		words    []string
+	}{
+		{"none", nil, false, LAN{}, []string{"no network on 192.168.50.0/24"}},
+		{"another IPAM's", []Network{foreign}, false, LAN{}, []string{"no network on 192.168.50.0/24"}},
+		{"macvlan", []Network{lan("a", "eth0", mode.Default), foreign}, false, LAN{Link: "eth0", MAC: net.HardwareAddr{0, 0x16, 0x3e, 0, 0, 2}}, nil},
+		{"ipvlan", []Network{lan("a", "eth1", ipvlan)}, false, LAN{Link: "eth1", MAC: net.HardwareAddr{0, 0x16, 0x3e, 0, 0, 3}, Shared: true}, nil},
+		{"two of a kind", []Network{lan("a", "eth0", mode.Default), lan("b", "eth0", mode.Default)}, false, LAN{Link: "eth0", MAC: net.HardwareAddr{0, 0x16, 0x3e, 0, 0, 2}}, nil},
+		{"two parents", []Network{lan("a", "eth0", mode.Default), lan("b", "eth1", mode.Default)}, false, LAN{}, []string{"not on one parent", "give each a subnet"}},
+		{"no parent", []Network{lan("a", "eth0", mode.Default)}, true, LAN{}, []string{"network a", "eth0"}},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			b := newBench(t)
+			b.create(tt.networks...)
+			if tt.yank {
+				b.kernel.Yank("eth0")
+			}
+			got, err := b.LANOf(subnet)
+			if tt.words != nil {
+				refused(t, err, tt.words...)
+				return
+			}
+			if d := cmp.Diff(tt.want, got); d != "" || err != nil {
+				t.Errorf("%v (-want +got):\n%s", err, d)
+			}
+		})
+	}
+}
+
+func TestLeaseOptions(t *testing.T) {
+	b := newBench(t)
+	n := leased("net", "eth0", mode.Default)
+	n.Internal = true
+	refused(t, b.CreateNetwork(ctx, n), "-o dhcp", "--internal")
+	n = lan("net", "eth0", mode.Default)
+	n.Options.DHCP.V4 = true
+	refused(t, b.CreateNetwork(ctx, n), "--ipam-driver null", "--ipam-opt dhcp=true")
+	b.nothing()
+}
