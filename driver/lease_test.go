@@ -333,6 +333,10 @@ func TestReaddressLease(t *testing.T) {
 		if a, ok := b.Leased(e.ID); !ok || a != e.IPv4 {
 			t.Errorf("Docker is told %v, %t, and was told %v", a, ok, e.IPv4)
 		}
+		p, err := b.Join(ctx, e.NetworkID, e.ID, sandbox(e.ID)) // dockerd's repeat
+		if err != nil || !slices.Equal(p.Gateways, []netip.Addr{e.Lease.Router}) {
+			t.Errorf("it joins again with %+v, %v", p, err)
+		}
 		if err := b.ReaddressLease("key2", netlinkutil.Readdressing{Was: e.IPv4, Is: is}); err != nil {
 			t.Error(err)
 		}

@@ -146,7 +146,7 @@ func TestLeaseThenRelease(t *testing.T) {
 
 // What is not to be had leaves nothing behind at the server.
 func TestLeaseRefused(t *testing.T) {
-	any := AddressRequest{}
+	anyOne := AddressRequest{}
 	for _, tt := range []struct {
 		what  string
 		r     AddressRequest
@@ -155,20 +155,20 @@ func TestLeaseRefused(t *testing.T) {
 		words []string
 		did   []string
 	}{
-		{"the server does not answer", any, "", func(b *leaseBench) { b.server.fails = errors.New("no dhcp server answers") },
+		{"the server does not answer", anyOne, "", func(b *leaseBench) { b.server.fails = errors.New("no dhcp server answers") },
 			[]string{"no dhcp server answers"}, []string{"take any"}},
-		{"an address of the host's own", any, "192.168.50.2", func(b *leaseBench) {
+		{"an address of the host's own", anyOne, "192.168.50.2", func(b *leaseBench) {
 			b.lan.taken[netip.MustParseAddr("192.168.50.2")] = "the host's own, on eth0"
 			b.IPAM.takenAt = b.IPAM.takenAt.Add(-takenFor * 100)
 			b.refresh()
 		}, []string{"the DHCP server has given 192.168.50.2", "the host's own"}, []string{"take any", "refuse 192.168.50.2"}},
-		{"one that has come to the host meanwhile", any, "192.168.50.2", func(b *leaseBench) {
+		{"one that has come to the host meanwhile", anyOne, "192.168.50.2", func(b *leaseBench) {
 			b.lan.taken[netip.MustParseAddr("192.168.50.2")] = "the host's own, on eth0"
 			b.IPAM.takenAt = b.IPAM.takenAt.Add(-takenFor * 100)
 		}, []string{"192.168.50.2", "the host's own"}, []string{"take any", "refuse 192.168.50.2"}},
-		{"a broadcast address", any, "192.168.50.255", nil, []string{"broadcast"}, []string{"take any", "refuse 192.168.50.255"}},
-		{"the gateway's", any, "192.168.50.1", nil, []string{"192.168.50.1"}, []string{"take any", "refuse 192.168.50.1"}},
-		{"one of another container", any, "192.168.50.100", func(b *leaseBench) {
+		{"a broadcast address", anyOne, "192.168.50.255", nil, []string{"broadcast"}, []string{"take any", "refuse 192.168.50.255"}},
+		{"the gateway's", anyOne, "192.168.50.1", nil, []string{"192.168.50.1"}, []string{"take any", "refuse 192.168.50.1"}},
+		{"one of another container", anyOne, "192.168.50.100", func(b *leaseBench) {
 			if _, err := b.ask(AddressRequest{PoolID: b.pool, Name: "web"}); err != nil {
 				b.t.Fatal(err)
 			}
@@ -183,7 +183,7 @@ func TestLeaseRefused(t *testing.T) {
 			b.ends[netip.MustParseAddr("192.168.50.100")] = "endpoint 1"
 			b.server.did = nil
 		}, []string{"endpoint 1"}, nil},
-		{"a full disk", any, "", func(b *leaseBench) { b.store.Close() }, []string{"closed"}, []string{"take any", "free 192.168.50.100"}},
+		{"a full disk", anyOne, "", func(b *leaseBench) { b.store.Close() }, []string{"closed"}, []string{"take any", "free 192.168.50.100"}},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			withServer(t, func(t *testing.T, b *leaseBench) {
@@ -403,5 +403,23 @@ func TestAgreeOnLeases(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	})
+}
+
+// A call that was cut off by the plugin's end is made again: the container is who it
+// was to the server, not one more.
+func TestLeaseCutOff(t *testing.T) {
+	withServer(t, func(t *testing.T, b *leaseBench) {
+		r := AddressRequest{PoolID: b.pool, Name: "web", Addr: netip.MustParseAddr("192.168.50.7")}
+		take := `take 192.168.50.7 for "web" in 192.168.50.0/24`
+		if _, err := b.ask(r); err != nil {
+			t.Fatal(err)
+		}
+		b.did(take)
+		b.restart()
+		if addr, err := b.ask(r); err != nil || addr != r.Addr {
+			t.Fatalf("%v, %v", addr, err)
+		}
+		b.did("free 192.168.50.7", take)
 	})
 }
