@@ -34,9 +34,9 @@ func (p *Plugin) routeIPAM() {
 	fixed(s, "/IpamDriver.GetDefaultAddressSpaces", wire.AddressSpacesResponse{
 		LocalDefaultAddressSpace: addressSpace, GlobalDefaultAddressSpace: addressSpace,
 	})
-	lengthy(s, "/IpamDriver.RequestPool", p.requestPool)
+	at(s, "/IpamDriver.RequestPool", p.requestPool)
 	at(s, "/IpamDriver.ReleasePool", p.releasePool)
-	lengthy(s, "/IpamDriver.RequestAddress", p.requestAddress)
+	at(s, "/IpamDriver.RequestAddress", p.requestAddress)
 	at(s, "/IpamDriver.ReleaseAddress", p.releaseAddress)
 }
 
@@ -68,8 +68,6 @@ func (p *Plugin) requestPool(ctx context.Context, req wire.RequestPoolRequest) (
 	if r, err = p.parts.ipam.Learn(ctx, r); err != nil {
 		return res, err
 	}
-	ctx, cancel := brief(ctx)
-	defer cancel()
 	pool, err := p.parts.ipam.RequestPool(ctx, r)
 	if err != nil {
 		return res, err
@@ -99,8 +97,6 @@ func (p *Plugin) requestAddress(ctx context.Context, req wire.RequestAddressRequ
 	if r, err = p.parts.ipam.Lease(ctx, r); err != nil {
 		return res, err
 	}
-	ctx, cancel := brief(ctx)
-	defer cancel()
 	addr, err := p.parts.ipam.RequestAddress(ctx, r)
 	if err != nil {
 		return res, err

@@ -28,6 +28,7 @@ func (l leases) Learn(ctx context.Context, link string, o options.DHCP) (subnet 
 	if err != nil {
 		return subnet, router, err
 	}
+	defer extend(ctx, o.Timeout)()
 	return l.book.Learn(ctx, parent.Name, parent.MAC, o)
 }
 
@@ -36,6 +37,7 @@ func (l leases) Take(ctx context.Context, q ipam.LeaseRequest) (netip.Addr, erro
 	if err != nil {
 		return netip.Addr{}, err
 	}
+	defer extend(ctx, q.DHCP.Timeout)()
 	e, err := l.book.Take(ctx, lease.Request{
 		Parent: lan.MAC, Link: lan.Link, Shared: lan.Shared, On: q.Pool, Name: q.Name, Addr: q.Addr, Subnet: q.Subnet, DHCP: q.DHCP,
 	})
@@ -96,6 +98,7 @@ func (p *Plugin) readdress(e lease.Entry, was dhcp.Lease) {
 type leaser struct{ *lease.Book }
 
 func (l *leaser) Lease(ctx context.Context, q driver.LeaseRequest) (driver.Lease, error) {
+	defer extend(ctx, q.DHCP.Timeout)()
 	e, err := l.Take(ctx, lease.Request{Parent: q.LAN.MAC, Link: q.LAN.Link, Shared: q.LAN.Shared, On: q.Network, MAC: net.HardwareAddr(q.MAC), DHCP: q.DHCP})
 	if err != nil {
 		return driver.Lease{}, err

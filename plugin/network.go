@@ -44,7 +44,7 @@ func (p *Plugin) routeNetwork() {
 	at(s, "/NetworkDriver.GwAllocCheck", p.gwAllocCheck)
 	at(s, "/NetworkDriver.CreateNetwork", p.createNetwork)
 	at(s, "/NetworkDriver.DeleteNetwork", p.deleteNetwork)
-	lengthy(s, "/NetworkDriver.CreateEndpoint", p.createEndpoint)
+	at(s, "/NetworkDriver.CreateEndpoint", p.createEndpoint)
 	at(s, "/NetworkDriver.DeleteEndpoint", p.deleteEndpoint)
 	at(s, "/NetworkDriver.EndpointOperInfo", p.endpointInfo)
 	at(s, "/NetworkDriver.Join", p.join)
@@ -139,8 +139,6 @@ func (p *Plugin) createEndpoint(ctx context.Context, req network.CreateEndpointR
 	if e, err = p.parts.driver.TakeLease(ctx, e); err != nil {
 		return res, err
 	}
-	ctx, cancel := brief(ctx)
-	defer cancel()
 	mac, err := p.parts.driver.CreateEndpoint(ctx, e)
 	if err != nil {
 		return res, err

@@ -21,16 +21,12 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"underlay/driver"
-	"underlay/internal/options"
 )
 
 const (
 	// deadline ends every call: dockerd itself waits for ever for a plugin
 	// that was there at its boot.
 	deadline = 10 * time.Second
-	// leasing ends a call that takes a lease, for which it may wait for as long as
-	// the network's lease_timeout says.
-	leasing = deadline + options.MaxLeaseTimeout
 	// words is how long before that a call's own waiting ends, so that it can say
 	// what it has waited for.
 	words = 500 * time.Millisecond
@@ -50,15 +46,14 @@ const (
 // server answers calls on one socket. It is http.Server and not sdk.Handler's,
 // which cannot be shut down.
 type server struct {
-	http   http.Server
-	calls  map[string]http.HandlerFunc // by path
-	limits map[string]time.Duration
-	log    *logrus.Logger
-	ready  func(context.Context) error // nil once the state is loaded
+	http  http.Server
+	calls map[string]http.HandlerFunc // by path
+	log   *logrus.Logger
+	ready func(context.Context) error // nil once the state is loaded
 }
 
 func newServer(log *logrus.Logger, ready func(context.Context) error) *server {
-	s := &server{calls: map[string]http.HandlerFunc{}, limits: map[string]time.Duration{}, log: log, ready: ready}
+	s := &server{calls: map[string]http.HandlerFunc{}, log: log, ready: ready}
 	s.http = http.Server{
 		Handler:           s,
 		ConnContext:       withVisit,
@@ -128,21 +123,7 @@ type none = struct{}
 
 // at registers a call that needs the plugin's state.
 func at[Req, Res any](s *server, path string, f func(context.Context, Req) (Res, error)) {
-	within(s, path, deadline, f)
-}
-
-// lengthy is at for a call that may take a lease.
-func lengthy[Req, Res any](s *server, path string, f func(context.Context, Req) (Res, error)) {
-	within(s, path, leasing, f)
-}
-
-// brief is for what such a call does besides.
-func brief(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, deadline-words)
-}
-
-func within[Req, Res any](s *server, path string, limit time.Duration, f func(context.Context, Req) (Res, error)) {
-	serve(s, path, limit, func(ctx context.Context, req Req) (Res, error) {
+	route(s, path, func(ctx context.Context, req Req) (Res, error) {
 		if err := s.ready(ctx); err != nil {
 			var none Res
 			return none, err
@@ -157,25 +138,17 @@ func fixed[Res any](s *server, path string, res Res) {
 }
 
 func route[Req, Res any](s *server, path string, f func(context.Context, Req) (Res, error)) {
-	serve(s, path, deadline, f)
-}
-
-func serve[Req, Res any](s *server, path string, limit time.Duration, f func(context.Context, Req) (Res, error)) {
-	s.limits[path] = limit
 	s.calls[path] = func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		// A client that goes away changes nothing: what was begun is done.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), limit)
+		ctx, cancel := newTerm(context.WithoutCancel(r.Context()), w)
 		defer cancel()
 		var req Req
 		err := decode(r.Body, &req)
 		var res Res
 		if err == nil {
 			busy(ctx)
-			if limit > deadline {
-				_ = http.NewResponseController(w).SetWriteDeadline(start.Add(limit + answering)) // an error: it has none
-			}
-			res, err = answer(ctx, limit, req, f)
+			res, err = answer(ctx, req, f)
 		}
 		entry := func() *logrus.Entry {
 			return s.log.WithFields(about(req)).WithFields(logrus.Fields{"call": path[1:], "ms": milliseconds(start)})
@@ -195,7 +168,7 @@ func serve[Req, Res any](s *server, path string, limit time.Duration, f func(con
 // answer makes a call, and ends it at its deadline even if what it waits for,
 // such as the kernel's lock over all links, knows of none. The call then goes
 // on alone, finds its ctx ended, and takes back what it did.
-func answer[Req, Res any](ctx context.Context, limit time.Duration, req Req, f func(context.Context, Req) (Res, error)) (res Res, err error) {
+func answer[Req, Res any](ctx *term, req Req, f func(context.Context, Req) (Res, error)) (res Res, err error) {
 	type outcome struct {
 		res Res
 		err error
@@ -209,7 +182,7 @@ func answer[Req, Res any](ctx context.Context, limit time.Duration, req Req, f f
 			}
 			done <- o
 		}()
-		own, cancel := context.WithTimeout(ctx, limit-words)
+		own, cancel := ctx.own()
 		defer cancel()
 		o.res, o.err = f(own, req)
 	}()
@@ -217,7 +190,7 @@ func answer[Req, Res any](ctx context.Context, limit time.Duration, req Req, f f
 	case o := <-done:
 		return o.res, o.err
 	case <-ctx.Done():
-		return res, fmt.Errorf("underlay gave up after %v: the host's kernel or disk is too slow; try again, and see its log", limit)
+		return res, fmt.Errorf("underlay gave up after %v: the host's kernel or disk is too slow; try again, and see its log", deadline)
 	}
 }
 
