@@ -285,7 +285,8 @@ func (d *Driver) add(e *Endpoint) {
 }
 
 func (d *Driver) drop(e *Endpoint) {
-	if now := d.endpoints[e.ID]; now != nil {
+	now, there := d.endpoints[e.ID]
+	if there {
 		e = now // with its sandbox
 	}
 	if p := d.presences[e.ID]; p != nil && p.cancel != nil {
@@ -293,7 +294,7 @@ func (d *Driver) drop(e *Endpoint) {
 	}
 	delete(d.presences, e.ID)
 	delete(d.endpoints, e.ID)
-	if e.Lease != nil && d.leaser != nil {
+	if there && e.Lease != nil && d.leaser != nil {
 		d.leaser.Free(e.Lease.Key)
 	}
 	take := func(index map[string]map[string]*Endpoint, key string) {

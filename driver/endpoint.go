@@ -43,7 +43,8 @@ type Endpoint struct {
 	Lease *Lease `json:"lease,omitempty"`
 	// Leased is what the LAN's own server has given the container since in the place
 	// of IPv4, which Docker goes on showing.
-	Leased netip.Prefix `json:"leased,omitzero"`
+	Leased       netip.Prefix `json:"leased,omitzero"`
+	LeasedRouter netip.Addr   `json:"leasedRouter,omitzero"`
 }
 
 // prefixes are the addresses that an endpoint has, with the lengths of their
@@ -269,9 +270,15 @@ func (d *Driver) withMAC(n *Network, mac MAC) *Endpoint {
 	return d.macs[macOn{n.parent(), string(mac)}]
 }
 
+// foreign tells whether a network's addresses are another IPAM driver's.
+func (d *Driver) foreign(networkID string) bool {
+	n, err := d.network(networkID)
+	return err == nil && (n.ForeignIPAM || len(n.Subnets) == 0)
+}
+
 // leasedTo is the MAC by which the LAN's server knows an endpoint's address.
 func (d *Driver) leasedTo(req Endpoint) (MAC, bool) {
-	if !req.IPv4.IsValid() {
+	if !req.IPv4.IsValid() || req.Lease != nil || d.foreign(req.NetworkID) {
 		return nil, false
 	}
 	mac, ok := d.holdings.MAC(req.IPv4.Addr())
@@ -361,9 +368,9 @@ func (d *Driver) Join(ctx context.Context, networkID, endpointID, sandbox string
 	}
 	for _, addr := range e.prefixes() {
 		gw := n.gateway(addr.Addr())
-		if l := e.Lease; l != nil && addr.Addr().Is4() {
-			gw = l.Router
-			if !n.Options.NoDefaultRoute {
+		if addr.Addr().Is4() {
+			gw = e.router(n)
+			if l := e.Lease; l != nil && !n.Options.NoDefaultRoute {
 				p.Routes = append(p.Routes, l.Routes...)
 			}
 		}

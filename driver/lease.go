@@ -64,7 +64,7 @@ func (d *Driver) TakeLease(ctx context.Context, req Endpoint) (Endpoint, error) 
 	if d.leaser == nil {
 		return req, errors.New("this underlay has no DHCP client")
 	}
-	lan := LAN{Link: parent.Name, MAC: parent.MAC, Shared: n.mode().SharesMAC() || n.mode().Alone()}
+	lan := LAN{Link: parent.Name, MAC: parent.MAC, Shared: n.mode().SharesMAC() || n.mode().Alone() && req.MAC == nil}
 	l, err := d.leaser.Lease(ctx, LeaseRequest{Network: n.ID, LAN: lan, MAC: req.MAC, DHCP: n.Options.DHCP})
 	if err != nil {
 		return req, fmt.Errorf("network %s: %w", Short(n.ID), err)
@@ -102,55 +102,78 @@ func (d *Driver) withLease(key string) *Endpoint {
 }
 
 // ReaddressLease is Readdress for the endpoint that has a lease of the driver's.
-func (d *Driver) ReaddressLease(key string, c netlinkutil.Readdressing) error {
+func (d *Driver) ReaddressLease(key string, is netip.Prefix, router netip.Addr) error {
 	e := d.withLease(key)
 	if e == nil {
 		return nil
 	}
-	return d.readdress(e, c)
+	return d.readdress(e, is, router)
 }
 
-// Readdress gives a container that runs another address than Docker was told: the
-// LAN's own server has taken back the one that it had. given is what Docker shows.
-func (d *Driver) Readdress(given netip.Addr, c netlinkutil.Readdressing) error {
+// Readdress sees to it that a container which runs has an address, and routes by a
+// router, that the LAN's own server has given it in the place of what Docker was told;
+// that is given.
+func (d *Driver) Readdress(given netip.Addr, is netip.Prefix, router netip.Addr) error {
 	d.mu.Lock()
 	e := d.addresses[given]
 	d.mu.Unlock()
 	if e == nil || e.IPv4.Addr() != given {
 		return nil // it has ended
 	}
-	return d.readdress(e, c)
+	return d.readdress(e, is, router)
 }
 
-func (d *Driver) readdress(e *Endpoint, c netlinkutil.Readdressing) error {
+func (d *Driver) readdress(e *Endpoint, is netip.Prefix, router netip.Addr) error {
 	n, err := d.network(e.NetworkID)
 	if err != nil {
 		return nil
 	}
-	c.Was = netip.PrefixFrom(c.Was.Addr(), e.prefixes()[0].Bits()) // as the container has it
-	if n.Subnets != nil && e.IPv4.Contains(c.Is.Addr()) {
-		c.Is = netip.PrefixFrom(c.Is.Addr(), e.IPv4.Bits())
+	if n.Subnets != nil && e.IPv4.Contains(is.Addr()) {
+		is = netip.PrefixFrom(is.Addr(), e.IPv4.Bits())
 	}
-	if err := d.kernel.Readdress(e.Sandbox, d.endpointAlias(n.ID, e.ID), c); err != nil {
-		if errors.Is(err, netlinkutil.ErrNoSandbox) || errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
+	was := e.prefixes()[0]
+	if was.Addr() == is.Addr() {
+		return nil
+	}
+	c := netlinkutil.Readdressing{Was: was, Is: is, RouterWas: e.router(n), RouterIs: router}
+	err = d.kernel.Readdress(e.Sandbox, d.endpointAlias(n.ID, e.ID), c)
+	switch {
+	case errors.Is(err, netlinkutil.ErrNoSandbox) || e.Sandbox == "":
+		return nil // it ends, or is not there yet: the next renewal sees to it
+	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("endpoint %s: %w", Short(e.ID), err)
 	}
 	d.mu.Lock()
-	if d.addresses[c.Was.Addr()] == e && c.Was.Addr() != e.IPv4.Addr() {
-		delete(d.addresses, c.Was.Addr())
+	if d.addresses[was.Addr()] == e && was.Addr() != e.IPv4.Addr() {
+		delete(d.addresses, was.Addr())
 	}
 	d.mu.Unlock()
-	after, ok := d.update(e.ID, func(e *Endpoint) { e.Leased = c.Is })
+	after, ok := d.update(e.ID, func(e *Endpoint) {
+		e.Leased, e.LeasedRouter = is, router
+		if e.Interface != nil { // which may have gone with its parent, and be made again as this
+			i := c.Of(*e.Interface)
+			e.Interface = &i
+		}
+	})
 	if !ok {
 		return nil
 	}
-	d.logOfEndpoint(n.ID, e.ID).Infof("gave its container %v in the place of %v", c.Is, c.Was)
+	d.logOfEndpoint(n.ID, e.ID).Infof("gave its container %v in the place of %v", is, was)
 	if parent, inside, err := d.inside(n, e.ID, e.Sandbox); err == nil {
 		d.picture(e.ID, inside, parent)
 	}
 	d.announceAgain(n, after)
 	d.keepAllAccess(&Report{})
 	return nil
+}
+
+// router is that of an endpoint's default route of IPv4, as far as it is known.
+func (e *Endpoint) router(n *Network) netip.Addr {
+	switch {
+	case e.LeasedRouter.IsValid():
+		return e.LeasedRouter
+	case e.Lease != nil:
+		return e.Lease.Router
+	}
+	return n.gateway(e.IPv4.Addr())
 }

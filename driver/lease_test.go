@@ -13,7 +13,6 @@ import (
 
 	"underlay/internal/mode"
 	"underlay/internal/options"
-	"underlay/netlinkutil"
 )
 
 // server gives leases, .100 and so on, and notes what it is told.
@@ -264,9 +263,9 @@ func TestReaddress(t *testing.T) {
 	router, farRouter := netip.MustParseAddr("192.168.50.1"), netip.MustParseAddr("10.9.0.1")
 	bubble(t, func(t *testing.T, b *bench) {
 		e := b.one("eth0")
-		check := func(c netlinkutil.Readdressing, want netip.Prefix, via netip.Addr) {
+		check := func(want netip.Prefix, via netip.Addr) {
 			t.Helper()
-			if err := b.Readdress(was.Addr(), c); err != nil {
+			if err := b.Readdress(was.Addr(), want, via); err != nil {
 				t.Fatal(err)
 			}
 			b.Reconcile() // leaves it so
@@ -284,8 +283,8 @@ func TestReaddress(t *testing.T) {
 				}
 			}
 		}
-		check(netlinkutil.Readdressing{Was: was, Is: is, RouterWas: router, RouterIs: router}, is, router)
-		check(netlinkutil.Readdressing{Was: is, Is: far, RouterWas: router, RouterIs: farRouter}, far, farRouter)
+		check(is, router)
+		check(far, farRouter)
 		if _, ok := b.Holder(is.Addr()); ok {
 			t.Errorf("%v is nobody's any more", is)
 		}
@@ -298,17 +297,17 @@ func TestReaddress(t *testing.T) {
 		}
 		b.Close()
 		b.restart()
-		check(netlinkutil.Readdressing{Was: far, Is: was, RouterWas: farRouter, RouterIs: router}, was, router)
+		check(was, router)
 		// What is no container's is none's to change.
 		for _, a := range []string{"192.168.50.200", "10.9.0.5"} {
-			if err := b.Readdress(netip.MustParseAddr(a), netlinkutil.Readdressing{Was: was, Is: is}); err != nil {
+			if err := b.Readdress(netip.MustParseAddr(a), is, router); err != nil {
 				t.Error(err)
 			}
 		}
 		b.kernel.Fail("Readdress", 1, errors.New("no buffer space"))
-		refused(t, b.Readdress(was.Addr(), netlinkutil.Readdressing{Was: was, Is: is}), "no buffer space", "endpoint one")
+		refused(t, b.Readdress(was.Addr(), is, router), "no buffer space", "endpoint one")
 		b.kernel.EndSandbox(sandbox(e.ID))
-		if err := b.Readdress(was.Addr(), netlinkutil.Readdressing{Was: was, Is: is}); err != nil {
+		if err := b.Readdress(was.Addr(), is, router); err != nil {
 			t.Errorf("its container has ended: %v", err)
 		}
 	})
@@ -324,7 +323,7 @@ func TestReaddressLease(t *testing.T) {
 		}
 		b.run(e)
 		is := netip.MustParsePrefix("192.168.50.7/25")
-		if err := b.ReaddressLease("key1", netlinkutil.Readdressing{Was: e.IPv4, Is: is}); err != nil {
+		if err := b.ReaddressLease("key1", is, netip.Addr{}); err != nil {
 			t.Fatal(err)
 		}
 		if i, err := b.inside(e); err != nil || i.Addrs[0] != is {
@@ -337,7 +336,7 @@ func TestReaddressLease(t *testing.T) {
 		if err != nil || !slices.Equal(p.Gateways, []netip.Addr{e.Lease.Router}) {
 			t.Errorf("it joins again with %+v, %v", p, err)
 		}
-		if err := b.ReaddressLease("key2", netlinkutil.Readdressing{Was: e.IPv4, Is: is}); err != nil {
+		if err := b.ReaddressLease("key2", is, netip.Addr{}); err != nil {
 			t.Error(err)
 		}
 	})

@@ -547,7 +547,7 @@ func (d *Driver) end(r *Report, e *Endpoint, why string) {
 		d.answer(n)
 	}
 	if n == nil || !n.ForeignIPAM {
-		for _, p := range e.prefixes() {
+		for _, p := range e.everyAddress() {
 			d.holdings.Ended(p.Addr())
 		}
 	}

@@ -74,7 +74,7 @@ func (i *IPAM) leased(p *pool, t *terms, r AddressRequest) bool {
 		return true
 	}
 	h := p.held[r.Addr]
-	known := r.Name == "" && (i.creating(p) || i.replaying(p))
+	known := r.Name == "" && (i.creating(p) || i.replaying(p) && h != nil)
 	return !known && (h == nil || h.settled == nil && i.leftBehind(p, r.Addr, h, r))
 }
 

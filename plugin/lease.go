@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -12,8 +13,6 @@ import (
 	"underlay/ipam"
 	"underlay/ipam/dhcp"
 	"underlay/ipam/lease"
-	"underlay/ipam/probe"
-	"underlay/netlinkutil"
 )
 
 // leases hands the IPAM what it needs of the book, the driver and the kernel.
@@ -51,46 +50,54 @@ func (l leases) Free(addr netip.Addr)              { l.book.FreeAddress(addr) }
 // been given that address by the LAN's own server, so that nobody ought to.
 const checkWait = 200 * time.Millisecond
 
-// inUse asks the LAN who has an address that a server has given.
-func inUse(prober *probe.Prober) func(context.Context, string, netip.Addr, net.HardwareAddr) (net.HardwareAddr, error) {
-	return func(ctx context.Context, link string, addr netip.Addr, _ net.HardwareAddr) (net.HardwareAddr, error) {
-		used, err := prober.Probe(ctx, link, []netip.Addr{addr}, checkWait)
-		return used[addr], err
+// inUse asks who has an address that a server has given: a container of this host,
+// which its parent does not hear, or another machine of the LAN.
+func (o *parts) inUse(ctx context.Context, link string, addr netip.Addr, mac net.HardwareAddr) (net.HardwareAddr, error) {
+	if has, ok := o.driver.MAC(addr); ok && len(has) > 0 && !bytes.Equal(has, mac) {
+		return has, nil
 	}
+	if o.prober == nil {
+		return nil, nil
+	}
+	used, err := o.prober.Probe(ctx, link, []netip.Addr{addr}, checkWait)
+	return used[addr], err
 }
 
 // openLeases makes the DHCP client and reads the book of leases. Nothing is sent.
 func (p *Plugin) openLeases(o *parts) (err error) {
 	log := p.config.Log.WithField("part", "dhcp")
-	c := dhcp.Config{Log: log, Told: func(e dhcp.Event) {
-		<-p.loaded
-		if o.book != nil {
-			o.book.Told(e)
+	found := *o
+	o.dhcp = dhcp.New(dhcp.Config{Log: log, Check: found.inUse, Told: func(e dhcp.Event) {
+		if <-p.loaded; p.failed.Load() == nil {
+			p.parts.book.Told(e)
 		}
-	}}
-	if o.prober != nil {
-		c.Check = inUse(o.prober)
+	}})
+	own := func(_ string, addr netip.Addr) string {
+		all, err := o.kernel.Own()
+		if err != nil {
+			log.Warnf("the host's own addresses: %v", err)
+		}
+		return all[addr]
 	}
-	o.dhcp = dhcp.New(c)
-	o.book, err = lease.Open(lease.Config{Client: o.dhcp, Store: o.store, Log: log, Changed: p.readdress})
+	o.book, err = lease.Open(lease.Config{Client: o.dhcp, Store: o.store, Log: log, Changed: p.readdress, Own: own})
 	if err != nil {
+		o.dhcp.Close()
 		err = fmt.Errorf("leases: %w", err)
 	}
 	return err
 }
 
-// readdress gives a running container what the server has given it in the place of
-// what it had.
-func (p *Plugin) readdress(e lease.Entry, was dhcp.Lease) {
-	c := netlinkutil.Readdressing{Was: was.Addr, Is: e.Lease.Addr, RouterWas: lease.Router(was.Terms), RouterIs: lease.Router(e.Lease.Terms)}
+// readdress sees to it that a running container has what the server gives it now.
+func (p *Plugin) readdress(e lease.Entry) {
 	var err error
+	is, router := e.Lease.Addr, lease.Router(e.Lease.Terms)
 	if e.IPAM {
-		err = p.parts.driver.Readdress(e.Given.Addr(), c)
+		err = p.parts.driver.Readdress(e.Given.Addr(), is, router)
 	} else {
-		err = p.parts.driver.ReaddressLease(e.Key, c)
+		err = p.parts.driver.ReaddressLease(e.Key, is, router)
 	}
 	if err != nil {
-		p.config.Log.WithField("part", "dhcp").Errorf("the container keeps %v, which the server has taken back, until it is restarted: %v", was.Addr.Addr(), err)
+		p.config.Log.WithField("part", "dhcp").Errorf("the container lacks %v, which the server has given it in the place of an earlier one, until it is restarted: %v", is.Addr(), err)
 	}
 }
 
@@ -108,7 +115,7 @@ func (l *leaser) Lease(ctx context.Context, q driver.LeaseRequest) (driver.Lease
 		given.MAC = driver.MAC(e.Lease.MAC)
 	}
 	for _, r := range e.Lease.Routes {
-		if r.To.Bits() > 0 {
+		if r.To.Bits() > 0 && r.To != e.Given.Masked() { // which the kernel routes by itself
 			given.Routes = append(given.Routes, driver.Route{Destination: r.To, NextHop: r.Via})
 		}
 	}

@@ -107,6 +107,8 @@ func start(cfg Config, open func(string) (wire, error)) *Client {
 // Close ends everything. No lease is given back.
 func (c *Client) Close() {
 	c.mu.Lock()
+	c.leave() // with what has just been given back
+	c.mu.Lock()
 	c.closed = true
 	for _, l := range c.leases {
 		l.fail(errClosed)
@@ -262,7 +264,7 @@ func (c *Client) Restore(leases []Lease) error {
 // nothing is waited for.
 func (c *Client) Release(key string) {
 	c.mu.Lock()
-	defer c.leave()
+	defer c.leaveLater()
 	if l := c.leases[key]; l != nil {
 		c.abandon(l)
 	}
@@ -272,7 +274,7 @@ func (c *Client) Release(key string) {
 // the lease: the next Acquire is given another address.
 func (c *Client) Decline(key, why string) {
 	c.mu.Lock()
-	defer c.leave()
+	defer c.leaveLater()
 	if l := c.leases[key]; l != nil {
 		if l.holds() {
 			c.decline(l, l.Terms, why)
@@ -284,7 +286,7 @@ func (c *Client) Decline(key, why string) {
 // Forget lets a lease be, for a later Acquire with it as Previous.
 func (c *Client) Forget(key string) {
 	c.mu.Lock()
-	defer c.leave()
+	defer c.leaveLater()
 	if l := c.leases[key]; l != nil {
 		c.drop(l)
 	}
@@ -386,6 +388,12 @@ func (c *Client) leave() {
 		}
 		c.mu.Unlock()
 	}
+}
+
+// leaveLater is leave for who holds locks of his own: run sends.
+func (c *Client) leaveLater() {
+	c.mu.Unlock()
+	poke(c.wake)
 }
 
 func (c *Client) tap(link string) *tap {

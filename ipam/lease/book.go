@@ -81,9 +81,12 @@ type Config struct {
 	Client Client
 	Store  *store.Store
 	Log    *logrus.Entry
-	// Changed is told, one after the other, what a running container is to have
-	// from now on in place of what it had.
-	Changed func(e Entry, was dhcp.Lease)
+	// Changed is told what a running container is to have from now on, also when it
+	// may have it already: at the start, and at each renewal.
+	Changed func(Entry)
+	// Own tells what an address is of this host's own, "" if it is not: such a lease
+	// is given back.
+	Own func(link string, addr netip.Addr) string
 }
 
 // Book holds all leases. Its methods may be called in parallel.
@@ -91,7 +94,8 @@ type Book struct {
 	client  Client
 	store   *store.Store
 	log     *logrus.Entry
-	changed func(e Entry, was dhcp.Lease)
+	changed func(Entry)
+	own     func(link string, addr netip.Addr) string
 
 	mu      sync.Mutex
 	entries map[string]*Entry     // by key
@@ -102,7 +106,7 @@ type Book struct {
 // Open reads the book. Nothing is asked of any server before Resume.
 func Open(c Config) (*Book, error) {
 	b := &Book{
-		client: c.Client, store: c.Store, log: c.Log, changed: c.Changed,
+		client: c.Client, store: c.Store, log: c.Log, changed: c.Changed, own: c.Own,
 		entries: map[string]*Entry{}, given: map[netip.Addr]*Entry{}, asking: map[string]bool{},
 	}
 	err := c.Store.Each(bucket, func(key, value []byte) error {
@@ -122,22 +126,33 @@ func (b *Book) Resume(held func(*Entry) bool) {
 	b.mu.Lock()
 	all := slices.Collect(maps.Values(b.entries))
 	b.mu.Unlock()
-	var going []dhcp.Lease
-	var gone []string
+	var known []dhcp.Lease
+	var going, gone []*Entry
+	latest := map[netip.Addr]time.Time{} // of IPAM's, should two have an address: a record that was not written
+	for _, e := range all {
+		if e.Rests.IsZero() && e.IPAM && e.Lease.Granted.After(latest[e.Given.Addr()]) {
+			latest[e.Given.Addr()] = e.Lease.Granted
+		}
+	}
 	for _, e := range all {
 		switch {
 		case !e.Rests.IsZero():
-		case held(e): // takes locks under which Free is called
-			going = append(going, e.Lease)
+			continue
+		case held(e) && (!e.IPAM || !e.Lease.Granted.Before(latest[e.Given.Addr()])): // held takes locks under which Free is called
+			going = append(going, e)
 		default:
-			gone = append(gone, e.Key)
+			gone = append(gone, e)
 		}
+		known = append(known, e.Lease)
 	}
-	if err := b.client.Restore(going); err != nil {
+	if err := b.client.Restore(known); err != nil { // the gone ones, too: their server is to hear of it
 		b.log.Errorf("leases that are not renewed: %v", err)
 	}
-	for _, key := range gone {
-		b.Free(key)
+	for _, e := range gone {
+		b.Free(e.Key)
+	}
+	for _, e := range going {
+		b.changed(*e)
 	}
 }
 
@@ -165,10 +180,19 @@ func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
 		b.client.Release(key)
 		return Entry{}, err
 	}
+	if what := b.own(r.Link, l.Addr.Addr()); what != "" {
+		b.client.Release(key) // a decline would have the server keep it from the host, too
+		return Entry{}, fmt.Errorf("the DHCP server %v has given %v, which is %s; it may go by the MAC, which this container shares with the host: tell it to go by the client identifier, or use macvlan", l.Server, l.Addr.Addr(), what)
+	}
 	b.mu.Lock()
 	if o := b.given[l.Addr.Addr()]; o != nil && o.Key != key && e.IPAM {
+		drifted := o.Drift().IsValid()
 		b.mu.Unlock()
-		err := fmt.Errorf("the DHCP server %v has given %v twice: lease %s has it; tell the server to go by the client identifier", l.Server, l.Addr.Addr(), o.Key)
+		if drifted {
+			b.client.Release(key)
+			return Entry{}, fmt.Errorf("the DHCP server %v has given %v, which Docker shows for a container that has %v since; restart that one first", l.Server, l.Addr.Addr(), o.Drift().Addr())
+		}
+		err := fmt.Errorf("the DHCP server %v has given %v twice; tell it to go by the client identifier, or use macvlan", l.Server, l.Addr.Addr())
 		b.client.Decline(key, err.Error())
 		return Entry{}, err
 	}
@@ -344,7 +368,7 @@ func (b *Book) Free(key string) {
 	if e == nil || !e.Rests.IsZero() {
 		return
 	}
-	if e.IPAM {
+	if b.given[e.Given.Addr()] == e {
 		delete(b.given, e.Given.Addr())
 	}
 	rests := *e
@@ -399,7 +423,7 @@ func (b *Book) Refuse(addr netip.Addr, why error) {
 func (b *Book) Told(ev dhcp.Event) {
 	b.mu.Lock()
 	e := b.entries[ev.Lease.Key]
-	if e == nil || !e.Rests.IsZero() {
+	if e == nil || !e.Rests.IsZero() || ev.Lease.Granted.Before(e.Lease.Granted) { // or of an earlier life
 		b.mu.Unlock()
 		return
 	}
@@ -425,14 +449,19 @@ func (b *Book) Told(ev dhcp.Event) {
 	}
 	if ev.Err == nil && e.Lease.Addr != now.Lease.Addr {
 		log.Warnf("the DHCP server has given %v in the place of %v; docker inspect goes on showing %v until the container is restarted", now.Lease.Addr, e.Lease.Addr, now.Given.Addr())
-		b.changed(now, e.Lease)
+	}
+	if ev.Err == nil {
+		b.changed(now)
 	}
 }
 
 // put enters an entry in the place of an older one. The caller holds b.mu.
 func (b *Book) put(e *Entry) {
 	b.entries[e.Key] = e
-	if e.Rests.IsZero() && e.IPAM {
+	if !e.Rests.IsZero() || !e.IPAM {
+		return
+	}
+	if o := b.given[e.Given.Addr()]; o == nil || !e.Lease.Granted.Before(o.Lease.Granted) {
 		b.given[e.Given.Addr()] = e
 	}
 }

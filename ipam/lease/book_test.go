@@ -87,11 +87,13 @@ type bench struct {
 	t     *testing.T
 	path  string
 	log   *test.Hook
-	moved []string // what containers were given in the place of what
+	moved []string                // what containers were given in the place of what Docker knows
+	has   map[string]netip.Prefix // of containers, by key
+	own   map[netip.Addr]string
 }
 
 func newBench(t *testing.T) *bench {
-	b := &bench{t: t, path: filepath.Join(t.TempDir(), "state.db"), server: &server{}}
+	b := &bench{t: t, path: filepath.Join(t.TempDir(), "state.db"), server: &server{}, has: map[string]netip.Prefix{}, own: map[netip.Addr]string{}}
 	b.open()
 	return b
 }
@@ -111,9 +113,13 @@ func (b *bench) open() {
 	b.t.Cleanup(func() { st.Close() })
 	var log *logrus.Logger
 	log, b.log = test.NewNullLogger()
-	b.Book, err = Open(Config{Client: b.server, Store: st, Log: logrus.NewEntry(log), Changed: func(e Entry, was dhcp.Lease) {
-		b.moved = append(b.moved, fmt.Sprintf("%v: %v, was %v", e.Given, e.Lease.Addr, was.Addr))
-	}})
+	b.Book, err = Open(Config{Client: b.server, Store: st, Log: logrus.NewEntry(log), Changed: func(e Entry) {
+		to := e.Lease.Addr
+		if has, ok := b.has[e.Key]; ok && has != to || !ok && to != e.Given { // as the driver knows what a container has
+			b.has[e.Key] = to
+			b.moved = append(b.moved, fmt.Sprintf("%v: %v", e.Given, to))
+		}
+	}, Own: func(_ string, a netip.Addr) string { return b.own[a] }})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -414,8 +420,14 @@ func TestResume(t *testing.T) {
 		b.MAC(e.Given.Addr()) // IPAM and driver call with their locks held: held must not be under ours
 		return e.Name == "stays"
 	})
-	if len(b.restored) != 1 || b.restored[0].Key != stays.Key || b.restored[0].Addr != stays.Given {
-		t.Errorf("restored %+v", b.restored)
+	// Of those that nobody has any more, too: or their server would not be told.
+	var restored []string
+	for _, l := range b.restored {
+		restored = append(restored, l.Key)
+	}
+	slices.Sort(restored)
+	if want := slices.Sorted(slices.Values([]string{stays.Key, ends.Key, kept.Key})); !slices.Equal(restored, want) {
+		t.Errorf("restored %q, want %q", restored, want)
 	}
 	slices.Sort(b.did)
 	b.told("forget "+kept.Key, "release "+ends.Key)
@@ -577,10 +589,10 @@ func TestTold(t *testing.T) {
 		{ev: dhcp.Event{What: dhcp.Lost, Lease: later, Err: lost}, lost: lost.Error()},
 		{ev: dhcp.Event{What: dhcp.Renewed, Lease: later}, logs: []string{"answers again"}},
 		{ev: dhcp.Event{What: dhcp.Changed, Lease: other, Was: later}, logs: []string{"192.168.50.99", "in the place of 192.168.50.10"},
-			moved: []string{"192.168.50.10/24: 192.168.50.99/24, was 192.168.50.10/24"}, drift: other.Addr},
+			moved: []string{"192.168.50.10/24: 192.168.50.99/24"}, drift: other.Addr},
 		{ev: dhcp.Event{What: dhcp.Renewed, Lease: other}, drift: other.Addr},
 		{ev: dhcp.Event{What: dhcp.Changed, Lease: later, Was: other}, logs: []string{"192.168.50.10"},
-			moved: []string{"192.168.50.10/24: 192.168.50.10/24, was 192.168.50.99/24"}},
+			moved: []string{"192.168.50.10/24: 192.168.50.10/24"}},
 		{ev: dhcp.Event{What: dhcp.Renewed, Lease: dhcp.Lease{Ask: dhcp.Ask{Key: "nobody's"}}}},
 	} {
 		b.log.Reset()
@@ -697,5 +709,71 @@ func TestParallel(t *testing.T) {
 	wg.Wait()
 	if len(b.Entries()) != 0 || len(b.given) != 0 || len(b.asking) != 0 {
 		t.Errorf("left: %+v, %v, %v", b.Entries(), b.given, b.asking)
+	}
+}
+
+// A container that has not got what the server gives it gets it at the next start
+// of the plugin; news of an earlier life of its identity are none of it.
+func TestDriftIsSeenTo(t *testing.T) {
+	b := newBench(t)
+	e := b.take(request(named("web")))
+	other := e.Lease
+	other.Addr = netip.MustParsePrefix("192.168.50.99/24")
+	b.Told(dhcp.Event{What: dhcp.Changed, Lease: other})
+	clear(b.has) // the driver could not
+	b.open()
+	b.moved = nil
+	b.Resume(func(*Entry) bool { return true })
+	if d := cmp.Diff([]string{"192.168.50.10/24: 192.168.50.99/24"}, b.moved); d != "" {
+		t.Error(d)
+	}
+	b.Free(e.Key)
+	again := b.take(request(named("web")))
+	if again.Key != e.Key {
+		t.Fatalf("another identity, %s", again.Key)
+	}
+	b.moved = nil
+	other.Granted = again.Lease.Granted.Add(-time.Second)
+	b.Told(dhcp.Event{What: dhcp.Changed, Lease: other})
+	if es := b.Entries(); b.moved != nil || len(es) != 1 || es[0].Drift().IsValid() {
+		t.Errorf("moved %q, %+v", b.moved, es)
+	}
+}
+
+// The server gives what the host itself has, or what Docker shows for another
+// container. Neither is declined: it would be kept from whom it belongs to.
+func TestGivenBack(t *testing.T) {
+	b := newBench(t)
+	b.own[netip.MustParseAddr("192.168.50.10")] = "an address of this host (eth0)"
+	_, err := b.Take(t.Context(), request(named("web")))
+	if err == nil || !strings.Contains(err.Error(), "192.168.50.10/24, which is an address of this host") && !strings.Contains(err.Error(), "192.168.50.10, which is an address of this host") {
+		t.Error(err)
+	}
+	if len(b.did) != 1 || !strings.HasPrefix(b.did[0], "release ") {
+		t.Errorf("%q", b.did)
+	}
+	if len(b.Entries()) != 0 {
+		t.Errorf("%+v", b.Entries())
+	}
+}
+
+// Two records have one address: one of an earlier life, whose end did not come to
+// disk. The later one counts.
+func TestTwoRecordsOfOneAddress(t *testing.T) {
+	b := newBench(t)
+	e := b.take(request(named("web")))
+	stale := e
+	stale.Key, stale.Name = "0123", "old"
+	stale.Lease.Key, stale.Lease.Granted = "0123", e.Lease.Granted.Add(-time.Hour)
+	if err := b.store.Apply(record(&stale)); err != nil {
+		t.Fatal(err)
+	}
+	b.open()
+	b.Resume(func(*Entry) bool { return true })
+	if es := b.Entries(); len(es) != 1 || es[0].Key != e.Key {
+		t.Errorf("%+v", es)
+	}
+	if _, _, ok := b.MAC(e.Given.Addr()); !ok {
+		t.Error("the address is nobody's")
 	}
 }
