@@ -18,6 +18,8 @@ type Leases interface {
 	Take(context.Context, LeaseRequest) (netip.Addr, error)
 	// Refuse tells the server that an address that it has given cannot be used.
 	Refuse(addr netip.Addr, why error)
+	// Has says whether an address is leased for a container. It must not call back.
+	Has(addr netip.Addr) bool
 	// Free says that no container has an address any more. It may be no lease.
 	Free(addr netip.Addr)
 }
@@ -42,9 +44,13 @@ func (i *IPAM) Learn(ctx context.Context, r PoolRequest) (PoolRequest, error) {
 	if o.DHCP.On() && i.leases == nil {
 		return r, errors.New("this underlay has no DHCP client")
 	}
+	if o.DHCP.Leased(r.V6) && r.Range.IsValid() {
+		return r, fmt.Errorf("--ip-range %s does not go with --ipam-opt dhcp: the server decides which addresses it gives; tell it there", r.Range)
+	}
 	if !o.DHCP.V4 || r.V6 || r.Subnet.IsValid() || o.Subnet(false).IsValid() {
 		return r, nil
 	}
+	start := i.now()
 	link := o.Parent
 	if link == "" {
 		if link, err = i.host.DefaultLink(false); err != nil {
@@ -60,8 +66,26 @@ func (i *IPAM) Learn(ctx context.Context, r PoolRequest) (PoolRequest, error) {
 	if err != nil {
 		return r, fmt.Errorf("the DHCP server of %s has not told the subnet: %w; or name it with --subnet and --gateway", link, err)
 	}
-	r.learned = &offer{subnet: subnet, link: link, router: router, read: true}
+	r.learned = &offer{subnet: subnet, link: link, router: router, read: true, took: i.now().Sub(start)}
 	return r, nil
+}
+
+// Unleased says that an address was to be the server's to give and is not: dockerd,
+// before version 29, asks for a container's --ip as it does for an --aux-address of
+// a network that is being created at the time.
+func (i *IPAM) Unleased(addr netip.Addr) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	p := i.around(addr)
+	if p == nil || i.leases == nil || p.held[addr] == nil || i.leases.Has(addr) {
+		return false
+	}
+	for _, t := range p.terms {
+		if !t.options.DHCP.Leased(addr.Is6()) {
+			return false // it may be by these
+		}
+	}
+	return len(p.terms) > 0
 }
 
 // leased says whether a request is to be answered by the LAN's server: one for a

@@ -63,6 +63,17 @@ func (l *leases) Take(_ context.Context, r LeaseRequest) (netip.Addr, error) {
 func (l *leases) Refuse(a netip.Addr, _ error) { l.note("refuse %v", a) }
 func (l *leases) Free(a netip.Addr)            { l.note("free %v", a) }
 
+// Has goes by what was done.
+func (l *leases) Has(a netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	has := false
+	for _, d := range l.did {
+		has = has && !strings.HasSuffix(d, " "+a.String()) || strings.HasPrefix(d, "take "+a.String()+" ")
+	}
+	return has
+}
+
 // leaseBench is a LAN with a server, and one network on it.
 type leaseBench struct {
 	*lanBench
@@ -421,5 +432,39 @@ func TestLeaseCutOff(t *testing.T) {
 			t.Fatalf("%v, %v", addr, err)
 		}
 		b.did("free 192.168.50.7", take)
+	})
+}
+
+// dockerd before version 29 asks for a container's address as for that of a network
+// which is being created: it has no lease then. After its own restart it asks for
+// what is held, and for what containers are started with meanwhile.
+func TestWhatIsUnleased(t *testing.T) {
+	withServer(t, func(t *testing.T, b *leaseBench) {
+		addr := netip.MustParseAddr("192.168.50.70")
+		b.pass(2 * replayWithin)
+		other, err := b.RequestPool(t.Context(), PoolRequest{Subnet: netip.MustParsePrefix("192.168.50.0/24"), Options: map[string]string{"dhcp": "true"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.ask(AddressRequest{PoolID: b.pool, Addr: addr}); err != nil {
+			t.Fatal(err)
+		}
+		if !b.Unleased(addr) {
+			t.Error("it counts as leased")
+		}
+		if err := errors.Join(b.ReleaseAddress(t.Context(), b.pool, addr), b.ReleasePool(t.Context(), other.ID)); err != nil {
+			t.Fatal(err)
+		}
+		b.later()
+		b.Daemon()
+		if _, err := b.RequestPool(t.Context(), PoolRequest{Subnet: netip.MustParsePrefix("192.168.50.0/24"), Options: map[string]string{"dhcp": "true"}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.ask(AddressRequest{PoolID: b.pool, Addr: addr}); err != nil {
+			t.Fatal(err)
+		}
+		if b.Unleased(addr) || !b.server.Has(addr) {
+			t.Errorf("started in the replay, it has no lease: %q", b.server.did)
+		}
 	})
 }

@@ -18,6 +18,7 @@ type offer struct {
 	dhcp   bool // its addresses are the server's there
 	others []HostSubnet
 	at     time.Time
+	took   time.Duration // to be told by a server
 }
 
 // sameCreation is how soon dockerd asks again for a pool that it has not liked.
@@ -123,7 +124,7 @@ func (i *IPAM) router(link string, subnet netip.Prefix) (name string, router net
 // creation. Docker 26 and older do so for ever where it overlaps the host's
 // routes, as a LAN's own subnet does.
 func (i *IPAM) askedTwice(p *pool, o *offer) bool {
-	return o.read && !i.lifted && p.offer != nil && p.offer.read && i.now().Sub(p.offer.at) < sameCreation
+	return o.read && !i.lifted && p.offer != nil && p.offer.read && i.now().Sub(p.offer.at) < sameCreation+o.took
 }
 
 // overlap tells the user of such a Docker what to add.

@@ -135,6 +135,9 @@ func (p *Plugin) createEndpoint(ctx context.Context, req network.CreateEndpointR
 			e.MAC = driver.MAC(mac)
 		}
 	}
+	if e.IPv4.IsValid() && p.parts.ipam.Unleased(e.IPv4.Addr()) {
+		return res, fmt.Errorf("%v has no lease: Docker asked for it while it created a network on the subnet; start the container again", e.IPv4.Addr())
+	}
 	asked := e
 	if e, err = p.parts.driver.TakeLease(ctx, e); err != nil {
 		return res, err

@@ -44,7 +44,7 @@ func dhcpTable[T any](of func(*T) *DHCP) []option[T] {
 				d.V4 = v == "true" || v == "v4"
 				return among([]string{"true", "v4", "false"}, v)
 			}},
-		{Option{"dhcp_server", "the servers' addresses with a comma between", "any",
+		{Option{"dhcp_server", "the servers' IPv4 addresses with a comma between", "any",
 			"whose leases are taken; another server on the LAN is ignored"},
 			func(t *T, v string) (err error) { of(t).Servers, err = addresses(v); return err }},
 		{Option{"lease_timeout", "a time from 1s to 60s", "10s",
@@ -94,6 +94,9 @@ func addresses(v string) (found []netip.Addr, err error) {
 		a, err := address(e)
 		if err != nil {
 			return nil, err
+		}
+		if !a.Is4() {
+			return nil, fmt.Errorf("%s is no IPv4 address", a)
 		}
 		found = append(found, a)
 	}
