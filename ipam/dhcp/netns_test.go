@@ -234,7 +234,8 @@ func TestShared(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := d.count("DHCPNAK"); n > 0 {
+	// Nine without turns. On a busy machine a turn may be over before its answer is there.
+	if n := d.count("DHCPNAK"); n > 3 {
 		t.Errorf("%d NAKs: they do not take turns", n)
 	}
 	if host.try("link add link eth0 name i0 type ipvlan mode l2") != nil {
