@@ -51,6 +51,7 @@ type verbs interface {
 	RaiseMTU(sandbox, alias string, mtu int) error
 	AddRoutes(sandbox, alias string, routes []netlinkutil.InterfaceRoute) error
 	RemoveInside(sandbox, alias string) error
+	RemoveElsewhere(alias string) (found bool, err error)
 	Sandboxes() ([]string, error)
 	InsideAll(prefix string) (map[string]netlinkutil.Found, error)
 }

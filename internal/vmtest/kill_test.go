@@ -516,8 +516,8 @@ func (p *prey) killDaemon(at point) {
 // a container has its process ("runc init", and with it a network namespace) before
 // its network. A dockerd killed before the process goes on starts again without
 // knowing it, and does not end it when the container is removed. So it is with each
-// network driver. What has been moved in stays there: the next container of the same
-// MAC cannot set its interface up.
+// network driver. What has been moved in would stay there, with its MAC and addresses;
+// underlay takes it away.
 func dropTasks(t *testing.T) {
 	t.Helper()
 	for _, who := range holders() {
@@ -527,6 +527,9 @@ func dropTasks(t *testing.T) {
 		pid, _, _ := strings.Cut(who[0], " ")
 		inside, _ := sh(place(pid), "ip -br addr")
 		t.Logf("dockerd has left a container's process, and with it\n%s", inside)
+		if strings.Contains(inside, "eth") {
+			t.Error("its interface is there still")
+		}
 		do(t, "", `
 id=$(ctr -n moby task ls | awk '$2 == `+pid+` && $3 == "CREATED" { print $1 }')
 ctr -n moby task rm -f $id
