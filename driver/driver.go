@@ -53,6 +53,9 @@ type Sandboxes interface {
 	// AddRoutes leaves the routes that there are.
 	AddRoutes(sandbox, alias string, routes []netlinkutil.InterfaceRoute) error
 	RemoveInside(sandbox, alias string) error
+	// RemoveElsewhere deletes the link of an alias in whichever netns it is, but for
+	// the host's own.
+	RemoveElsewhere(alias string) (found bool, err error)
 }
 
 // Holdings is what the driver has to do with the addresses of underlay's IPAM.

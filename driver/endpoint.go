@@ -328,6 +328,20 @@ func (d *Driver) deleteLink(e *Endpoint) {
 	}
 }
 
+// deleteElsewhere deletes an endpoint's link that dockerd has not moved back: in a
+// container that it was killed in the middle of starting, which it does not find
+// again (Docker 28 and later), the link would go on having its addresses.
+func (d *Driver) deleteElsewhere(e *Endpoint) {
+	log := d.logOfEndpoint(e.NetworkID, e.ID)
+	found, err := d.kernel.RemoveElsewhere(d.endpointAlias(e.NetworkID, e.ID))
+	switch {
+	case err != nil:
+		log.Warnf("whether its interface is left in a container (%s) is not known: %v", e.addresses(), err)
+	case found:
+		log.Infof("deleted its interface (%s), which dockerd had left in a container", e.addresses())
+	}
+}
+
 // Route is a route for the container: by NextHop, or on the link where that is
 // zero.
 type Route struct {
@@ -481,6 +495,7 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID strin
 	submitted := d.store.Submit(remove(endpointBucket, e.ID))
 	d.mu.Unlock()
 	d.leaves(endpointID)
+	_, absent := d.kernel.Link(linkName(e.ID))
 	d.deleteLink(e)
 	return d.settle(ctx, submitted, func(err error) {
 		if err == nil {
@@ -489,6 +504,9 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID strin
 			p.deleted = false
 		}
 	}, func() {
+		if errors.Is(absent, os.ErrNotExist) && e.Sandbox != "" {
+			d.deleteElsewhere(e)
+		}
 		if n != nil {
 			d.revoke(n, e)
 			d.answer(n)

@@ -681,3 +681,24 @@ func TestHostIsShownByTheOtherNetwork(t *testing.T) {
 		}
 	})
 }
+
+// dockerd, killed in the middle of a container's start, deletes the endpoint without
+// having moved its link back, and does not know the container any more.
+func TestEndpointLeftInALostContainer(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		e := b.one("eth0")
+		other := on("net", "two", 11)
+		b.run(other)
+		b.kernel.ForbidEntry(true) // its path leads elsewhere by now
+		if err := b.DeleteEndpoint(ctx, e.NetworkID, e.ID); err != nil {
+			t.Fatal(err)
+		}
+		b.kernel.ForbidEntry(false)
+		if _, err := b.inside(e); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("its interface is there: %v", err)
+		}
+		if _, err := b.inside(other); err != nil {
+			t.Errorf("another one's is not: %v", err)
+		}
+	})
+}

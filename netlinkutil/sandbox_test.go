@@ -169,6 +169,7 @@ func sandboxClauses() []clause {
 		{"another address", nil, testReaddress},
 		{"routes of a container", nil, testAddRoutes},
 		{"remove inside", nil, testRemoveInside},
+		{"remove elsewhere", nil, testRemoveElsewhere},
 		{"inside all", nil, testInsideAll},
 	}
 	for _, m := range mode.All() {
@@ -529,6 +530,35 @@ func testRemoveInside(t *testing.T, w world) {
 		_, err := w.Inside(box, s.Alias)
 		refused(t, err, netlinkutil.ErrNotFound)
 	}
+}
+
+func testRemoveElsewhere(t *testing.T, w world) {
+	w.AddNIC("eth0")
+	for i, key := range []string{box, otherBox} {
+		s := sub(fmt.Sprintf("ul-%d", i), mode.Default)
+		add(t, w, s)
+		ok(t, w.MoveTo(s.Name, key, plain()))
+	}
+	here := sub("ul-2", mode.Default)
+	add(t, w, here)
+	gone := func(alias string, want bool) {
+		t.Helper()
+		if found, err := w.RemoveElsewhere(alias); found != want || err != nil {
+			t.Errorf("%q: %t, %v", alias, found, err)
+		}
+	}
+	gone("another", false)
+	gone(here.Alias, false) // not here
+	one, other := sub("ul-0", mode.Default), sub("ul-1", mode.Default)
+	gone(one.Alias, true)
+	_, err := w.Inside(box, one.Alias)
+	refused(t, err, netlinkutil.ErrNotFound)
+	_, err = w.Inside(otherBox, other.Alias)
+	ok(t, err)
+	gone(one.Alias, false)
+	wantNames(t, w, "eth0", "ul-2")
+	_, err = w.RemoveElsewhere("")
+	refused(t, err, netlinkutil.ErrInvalid)
 }
 
 func testInsideAll(t *testing.T, w world) {

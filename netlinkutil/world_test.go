@@ -52,6 +52,7 @@ type verbs interface {
 	Readdress(sandbox, alias string, c netlinkutil.Readdressing) error
 	AddRoutes(sandbox, alias string, routes []netlinkutil.InterfaceRoute) error
 	RemoveInside(sandbox, alias string) error
+	RemoveElsewhere(alias string) (found bool, err error)
 	Sandboxes() ([]string, error)
 	InsideAll(prefix string) (map[string]netlinkutil.Found, error)
 }

@@ -19,7 +19,7 @@ var may = map[string][]string{
 	"underlay/netlinkutil/fake":   {"underlay/internal/mode", "underlay/netlinkutil"},
 	"underlay/ipam":               {"underlay/internal/options", "underlay/internal/store"},
 	"underlay/ipam/lan":           {"underlay/ipam", "underlay/netlinkutil"},
-	"underlay/ipam/probe":         {},
+	"underlay/ipam/probe":         {"underlay/internal/nic"},
 	"underlay/ipam/dhcp":          {"underlay/internal/nic"},
 	"underlay/ipam/dhcp6":         {"underlay/internal/nic"},
 	"underlay/driver":             {"underlay/internal/mode", "underlay/internal/options", "underlay/internal/store", "underlay/netlinkutil"},

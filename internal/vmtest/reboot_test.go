@@ -52,11 +52,8 @@ func (b *boot) load() bool {
 const (
 	notYoung = `^TestReinstalled$|^TestUpgrade$/previous|^TestParents$/^(flapped|VLAN|MTU|renamed|plugin|REBUILD)` +
 		`|^TestLeftovers$|^TestComposeFiles$|^TestRefusals$|^TestReachRefusals$|^TestRouteRefusals$` +
-		`|^TestVLAN(s|Order|Names)$|^TestSquatters|^TestBurst$|^TestBlind$|^TestHairpinProbes$`
-	notOld = `^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$|^TestModes$|^TestProxy$|^TestSoak$|^TestDHCP(OfOneMAC|AnotherAddress)$`
-
-	// Those that are run when asked for by name alone.
-	named = `^TestKill(Daemon|Plugin)$`
+		`|^TestVLAN(s|Order|Names)$|^TestSquatters|^TestBurst$|^TestBlind$|^TestHairpinProbes$|^TestKillPlugin$`
+	notOld = `^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$|^TestModes$|^TestProxy$|^TestSoak$|^TestKillDaemon$|^TestDHCP(OfOneMAC|AnotherAddress)$`
 )
 
 // begin runs all tests that need no reboot and then, if any of them is asked
@@ -68,7 +65,7 @@ func (b *boot) begin(m *testing.M) int {
 		skips = append(skips, skip)
 	}
 	if run == "" {
-		skips = append(skips, map[bool]string{true: notYoung, false: notOld}[release >= 28], named)
+		skips = append(skips, map[bool]string{true: notYoung, false: notOld}[release >= 28])
 	}
 	asked := slices.ContainsFunc(boots, func(name string) bool {
 		matches := func(by string) bool { return regexp.MustCompile(strings.Split(by, "/")[0]).MatchString(name) }

@@ -3,95 +3,30 @@ package dhcp
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sys/unix"
 
 	"underlay/internal/nstest"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }
 
-func lack(t testing.TB, what string) {
-	t.Helper()
-	if os.Getenv("UNDERLAY_NO_SKIP") != "" {
-		t.Fatalf("%s is lacking, and UNDERLAY_NO_SKIP is set", what)
-	}
-	t.Skipf("%s is lacking", what)
-}
-
-// space is a network namespace: a thread that never leaves it.
-type space struct {
-	t   testing.TB
-	tid int
-	do  chan func()
-}
+// space is a network namespace.
+type space struct{ *nstest.Space }
 
 func newSpace(t testing.TB) *space {
 	t.Helper()
-	s := &space{t: t, do: make(chan func())}
-	failed := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for ever: the thread ends with the goroutine
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			failed <- err
-			return
-		}
-		s.tid = unix.Gettid()
-		failed <- nil
-		for f := range s.do {
-			f()
-		}
-	}()
-	if err := <-failed; errors.Is(err, unix.EPERM) {
-		lack(t, "leave to make a netns")
-	} else if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { close(s.do) })
-	s.ip("link set lo up")
-	return s
-}
-
-// run runs f in the namespace.
-func (s *space) run(f func()) {
-	done := make(chan struct{})
-	s.do <- func() { defer close(done); f() }
-	<-done
-}
-
-// ip runs lines of "ip".
-func (s *space) ip(lines ...string) {
-	s.t.Helper()
-	if err := s.try(lines...); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-func (s *space) try(lines ...string) error {
-	var out []byte
-	var err error
-	s.run(func() {
-		c := exec.Command("ip", "-batch", "-")
-		c.Stdin = strings.NewReader(strings.Join(lines, "\n"))
-		out, err = c.CombinedOutput()
-	})
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, out)
-	}
-	return nil
+	return &space{nstest.NewSpace(t)}
 }
 
 // process is a program that runs in a namespace.
@@ -118,23 +53,23 @@ func (p *process) words() string {
 }
 
 func (s *space) start(name string, args ...string) *process {
-	s.t.Helper()
+	s.T.Helper()
 	return s.startIn(nil, name, args...)
 }
 
 // startIn starts a program with more in its environment.
 func (s *space) startIn(env []string, name string, args ...string) *process {
-	s.t.Helper()
-	p := &process{Cmd: exec.Command(name, args...), t: s.t, done: make(chan struct{})}
+	s.T.Helper()
+	p := &process{Cmd: exec.Command(name, args...), t: s.T, done: make(chan struct{})}
 	p.Env = append(os.Environ(), env...)
 	p.Stdout, p.Stderr = p, p
 	var err error
-	s.run(func() { err = p.Cmd.Start() })
+	s.Run(func() { err = p.Cmd.Start() })
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	go func() { _ = p.Wait(); close(p.done) }()
-	s.t.Cleanup(p.stop)
+	s.T.Cleanup(p.stop)
 	return p
 }
 
@@ -159,11 +94,11 @@ const serverAddr = "10.77.0.1"
 
 // dnsmasq starts a server with 10.77.0.1/24 and the range of 100 to 250.
 func (s *space) dnsmasq(dir string, args ...string) *process {
-	s.t.Helper()
+	s.T.Helper()
 	path, err := exec.LookPath("dnsmasq")
 	if err != nil {
 		if _, err = os.Stat("/usr/sbin/dnsmasq"); err != nil {
-			lack(s.t, "dnsmasq (Debian: dnsmasq-base)")
+			nstest.Lack(s.T, "dnsmasq (Debian: dnsmasq-base)")
 		}
 		path = "/usr/sbin/dnsmasq"
 	}
@@ -172,10 +107,10 @@ func (s *space) dnsmasq(dir string, args ...string) *process {
 		"--log-facility=-", "--log-dhcp", "--interface=eth0", "--bind-interfaces", "--no-ping",
 		"--dhcp-leasefile=" + filepath.Join(dir, "leases"), "--pid-file=", "--dhcp-authoritative",
 	}, args...)...)
-	eventually(s.t, "dnsmasq starts", 10*time.Second, func() bool {
+	eventually(s.T, "dnsmasq starts", 10*time.Second, func() bool {
 		select {
 		case <-p.done:
-			s.t.Fatalf("dnsmasq: %s", p.words())
+			s.T.Fatalf("dnsmasq: %s", p.words())
 		default:
 		}
 		return p.count("started, version") > 0
@@ -187,8 +122,8 @@ func (s *space) dnsmasq(dir string, args ...string) *process {
 func pair(t testing.TB) (host, server *space) {
 	t.Helper()
 	host, server = newSpace(t), newSpace(t)
-	host.ip(fmt.Sprintf("link add eth0 type veth peer name eth0 netns %d", server.tid), "link set eth0 up")
-	server.ip("link set eth0 up", "addr add "+serverAddr+"/24 dev eth0")
+	host.IP(fmt.Sprintf("link add eth0 type veth peer name eth0 netns %d", server.TID), "link set eth0 up")
+	server.IP("link set eth0 up", "addr add "+serverAddr+"/24 dev eth0")
 	return host, server
 }
 
@@ -200,7 +135,7 @@ type here struct {
 
 // Alive is the wire's.
 func (h here) Alive() (ok bool) {
-	h.s.run(func() { ok = h.wire.Alive() })
+	h.s.Run(func() { ok = h.wire.Alive() })
 	return
 }
 
@@ -218,13 +153,13 @@ func (s *space) client(cfg Config) *client {
 	cfg.Log = logrus.New()
 	cfg.Told = c.take
 	c.Client = start(cfg, func(link string) (w wire, err error) {
-		s.run(func() { w, err = openSocket(link) })
+		s.Run(func() { w, err = openSocket(link) })
 		if err != nil {
 			return nil, err
 		}
 		return here{w, s}, nil
 	})
-	s.t.Cleanup(c.Close)
+	s.T.Cleanup(c.Close)
 	return c
 }
 
@@ -270,7 +205,7 @@ func TestDnsmasq(t *testing.T) {
 	}
 
 	// A container on it; the answers to its renewals are the macvlan link's.
-	host.ip("link add link eth0 name c1 address "+hw(1).String()+" type macvlan mode bridge", "link set c1 up", "addr add "+l.Addr.String()+" dev c1")
+	host.IP("link add link eth0 name c1 address "+hw(1).String()+" type macvlan mode bridge", "link set c1 up", "addr add "+l.Addr.String()+" dev c1")
 	acks := d.count("DHCPACK")
 	force(c, "a", renewing)
 	eventually(t, "a renewal by unicast", 5*time.Second, func() bool { return c.told(Renewed) == 1 })
@@ -281,8 +216,8 @@ func TestDnsmasq(t *testing.T) {
 	eventually(t, "a rebinding", 10*time.Second, func() bool { return c.told(Renewed) == 2 })
 
 	// No container: what is answered by unicast reaches nobody.
-	host.ip("link del c1")
-	srv.ip("neigh flush dev eth0")
+	host.IP("link del c1")
+	srv.IP("neigh flush dev eth0")
 	force(c, "a", rebinding)
 	eventually(t, "a rebinding with nobody up", 20*time.Second, func() bool { return c.told(Renewed) == 3 })
 

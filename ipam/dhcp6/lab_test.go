@@ -3,73 +3,30 @@ package dhcp6
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sys/unix"
 
 	"underlay/internal/nstest"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }
 
-func lack(t testing.TB, what string) {
-	t.Helper()
-	if os.Getenv("UNDERLAY_NO_SKIP") != "" {
-		t.Fatalf("%s is lacking, and UNDERLAY_NO_SKIP is set", what)
-	}
-	t.Skipf("%s is lacking", what)
-}
-
-// space is a network namespace: a thread that never leaves it.
-type space struct {
-	t   testing.TB
-	tid int
-	do  chan func()
-}
+// space is a network namespace.
+type space struct{ *nstest.Space }
 
 func newSpace(t testing.TB) *space {
 	t.Helper()
-	s := &space{t: t, do: make(chan func())}
-	failed := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for ever: the thread ends with the goroutine
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			failed <- err
-			return
-		}
-		s.tid = unix.Gettid()
-		failed <- nil
-		for f := range s.do {
-			f()
-		}
-	}()
-	if err := <-failed; errors.Is(err, unix.EPERM) {
-		lack(t, "leave to make a netns")
-	} else if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { close(s.do) })
-	s.ip("link set lo up")
-	return s
-}
-
-// run runs f in the namespace.
-func (s *space) run(f func()) {
-	done := make(chan struct{})
-	s.do <- func() { defer close(done); f() }
-	<-done
+	return &space{nstest.NewSpace(t)}
 }
 
 // command runs a program to its end.
@@ -78,40 +35,20 @@ func (s *space) command(name string, args ...string) (string, error) {
 	var b bytes.Buffer
 	c.Stdout, c.Stderr = &b, &b
 	var err error
-	s.run(func() { err = c.Start() })
+	s.Run(func() { err = c.Start() })
 	if err == nil {
 		err = c.Wait()
 	}
 	return b.String(), err
 }
 
-// ip runs lines of "ip".
-func (s *space) ip(lines ...string) {
-	s.t.Helper()
-	for _, l := range lines {
-		if out, err := s.command("ip", strings.Fields(l)...); err != nil {
-			s.t.Fatalf("ip %s: %v: %s", l, err, out)
-		}
-	}
-}
-
-func (s *space) write(path, value string) {
-	s.t.Helper()
-	var err error
-	// /proc/sys/net shows the netns of the thread that opens it.
-	s.run(func() { err = os.WriteFile(path, []byte(value), 0) })
-	if err != nil {
-		s.t.Fatal(err)
-	}
-}
-
 // mac is eth0's.
 func (s *space) mac() net.HardwareAddr {
-	s.t.Helper()
+	s.T.Helper()
 	out, err := s.command("ip", "-o", "link", "show", "dev", "eth0")
 	_, m, ok := strings.Cut(out, "link/ether ")
 	if err != nil || !ok {
-		s.t.Fatalf("eth0 without a MAC: %v: %s", err, out)
+		s.T.Fatalf("eth0 without a MAC: %v: %s", err, out)
 	}
 	return mustMAC(strings.Fields(m)[0])
 }
@@ -143,26 +80,26 @@ func (p *process) count(what string) int { return strings.Count(p.words(), what)
 
 // start starts a program, and waits until it says that it is ready.
 func (s *space) start(ready string, env []string, name string, args ...string) *process {
-	s.t.Helper()
+	s.T.Helper()
 	p := &process{Cmd: exec.Command(name, args...), done: make(chan struct{})}
 	p.Stdout, p.Stderr = p, p
 	p.Env = append(os.Environ(), env...)
 	var err error
-	s.run(func() { err = p.Start() })
+	s.Run(func() { err = p.Start() })
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	go func() { _ = p.Wait(); close(p.done) }()
-	s.t.Cleanup(func() {
+	s.T.Cleanup(func() {
 		p.stop()
-		if s.t.Failed() {
-			s.t.Logf("%s: %s", name, p.words())
+		if s.T.Failed() {
+			s.T.Logf("%s: %s", name, p.words())
 		}
 	})
 	s.eventually(filepath.Base(name)+" starts", 10*time.Second, func() bool {
 		select {
 		case <-p.done:
-			s.t.Fatalf("%s: %s", name, p.words())
+			s.T.Fatalf("%s: %s", name, p.words())
 		default:
 		}
 		return p.count(ready) > 0
@@ -176,10 +113,10 @@ func (p *process) stop() {
 }
 
 func (s *space) eventually(what string, within time.Duration, ok func() bool) {
-	s.t.Helper()
+	s.T.Helper()
 	for end := time.Now().Add(within); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			s.t.Fatalf("not within %s: %s", within, what)
+			s.T.Fatalf("not within %s: %s", within, what)
 		}
 	}
 }
@@ -193,21 +130,21 @@ type lan struct {
 func newLAN(t testing.TB) *lan {
 	t.Helper()
 	l := &lan{space: newSpace(t)}
-	l.ip("link add br0 type bridge mcast_snooping 0", "link set br0 up")
+	l.IP("link add br0 type bridge mcast_snooping 0", "link set br0 up")
 	return l
 }
 
 // host plugs a new host in. Its eth0 is up.
 func (l *lan) host(addrs ...string) *space {
-	l.t.Helper()
-	h := newSpace(l.t)
+	l.T.Helper()
+	h := newSpace(l.T)
 	l.ports++
 	port := fmt.Sprintf("port%d", l.ports)
-	l.ip(fmt.Sprintf("link add %s type veth peer name eth0 netns %d", port, h.tid), "link set "+port+" master br0 up")
-	h.write("/proc/sys/net/ipv6/conf/eth0/accept_dad", "0")
-	h.ip("link set eth0 up")
+	l.IP(fmt.Sprintf("link add %s type veth peer name eth0 netns %d", port, h.TID), "link set "+port+" master br0 up")
+	h.Set("/proc/sys/net/ipv6/conf/eth0/accept_dad", "0")
+	h.IP("link set eth0 up")
 	for _, a := range addrs {
-		h.ip("addr add " + a + " dev eth0 nodad")
+		h.IP("addr add " + a + " dev eth0 nodad")
 	}
 	h.running()
 	return h
@@ -215,7 +152,7 @@ func (l *lan) host(addrs ...string) *space {
 
 // running waits until eth0 carries frames, and its link-local address may be used.
 func (s *space) running() {
-	s.t.Helper()
+	s.T.Helper()
 	s.eventually("eth0 running", 10*time.Second, func() bool {
 		out, _ := s.command("ip", "addr", "show", "dev", "eth0")
 		return strings.Contains(out, "state UP") && strings.Contains(out, "inet6 fe80") && !strings.Contains(out, "tentative")
@@ -243,7 +180,7 @@ func (c *client) told(what What) (n int) {
 func (s *space) client() *client {
 	c := &client{}
 	log := logrus.New()
-	log.SetOutput(s.t.Output())
+	log.SetOutput(s.T.Output())
 	log.SetLevel(logrus.DebugLevel)
 	c.Client = New(Config{Log: log, Told: func(e Event) {
 		c.mu.Lock()
@@ -254,7 +191,7 @@ func (s *space) client() *client {
 		inner := inside{space: s}
 		var err error
 		var w wire
-		s.run(func() {
+		s.Run(func() {
 			w, err = openTap(link, all, hear, func(_ wire, err error) { over(inner.self, err) })
 		})
 		if err != nil {
@@ -264,7 +201,7 @@ func (s *space) client() *client {
 		inner.self = &inner
 		return &inner, nil
 	}
-	s.t.Cleanup(c.Close)
+	s.T.Cleanup(c.Close)
 	return c
 }
 
@@ -276,7 +213,7 @@ type inside struct {
 }
 
 func (i *inside) sound() (err error) {
-	i.space.run(func() { err = i.wire.sound() })
+	i.space.Run(func() { err = i.wire.sound() })
 	return err
 }
 
@@ -300,18 +237,18 @@ func find(t testing.TB, name, debian string) string {
 			return dir + name
 		}
 	}
-	lack(t, name+" (Debian: "+debian+")")
+	nstest.Lack(t, name+" (Debian: "+debian+")")
 	return ""
 }
 
 // dnsmasq starts a server with a range of 256, or that of args.
 func (s *space) dnsmasq(args ...string) *process {
-	s.t.Helper()
-	path := find(s.t, "dnsmasq", "dnsmasq-base")
+	s.T.Helper()
+	path := find(s.T, "dnsmasq", "dnsmasq-base")
 	return s.start("sockets bound exclusively", nil, path, append([]string{
 		"--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--group=",
 		"--log-facility=-", "--log-dhcp", "--interface=eth0", "--bind-interfaces",
-		"--dhcp-leasefile=" + filepath.Join(s.t.TempDir(), "leases"), "--pid-file=",
+		"--dhcp-leasefile=" + filepath.Join(s.T.TempDir(), "leases"), "--pid-file=",
 		"--dhcp-range=2001:db8:77::100,2001:db8:77::1ff,64,2m",
 		"--dhcp-option=option6:dns-server,[2001:db8:77::53]", "--dhcp-option=option6:domain-search,lan.example",
 	}, args...)...)
@@ -320,9 +257,9 @@ func (s *space) dnsmasq(args ...string) *process {
 // kea starts a server with a range of 256 and lifetimes of 30 s, renewed after
 // 3 s, rebound after 6 s; more goes into the subnet.
 func (s *space) kea(more string) *process {
-	s.t.Helper()
-	path := find(s.t, "kea-dhcp6", "kea-dhcp6-server")
-	dir := s.t.TempDir()
+	s.T.Helper()
+	path := find(s.T, "kea-dhcp6", "kea-dhcp6-server")
+	dir := s.T.TempDir()
 	config := filepath.Join(dir, "kea.conf")
 	if err := os.WriteFile(config, []byte(`{"Dhcp6": {
 		"interfaces-config": {"interfaces": ["eth0"]}, "data-directory": "`+dir+`",
@@ -333,7 +270,7 @@ func (s *space) kea(more string) *process {
 			"pools": [{"pool": "2001:db8:77::100-2001:db8:77::1ff"}]`+more+`}],
 		"loggers": [{"name": "kea-dhcp6", "severity": "DEBUG", "debuglevel": 55, "output_options": [{"output": "stdout"}]}]
 	}}`), 0o600); err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	return s.start("DHCP6_STARTED", []string{"KEA_PIDFILE_DIR=" + dir, "KEA_LOCKFILE_DIR=none", "KEA_LOGGER_DESTINATION=stdout"},
 		path, "-c", config)
@@ -341,12 +278,12 @@ func (s *space) kea(more string) *process {
 
 // container makes a running container: a macvlan link of the host's eth0.
 func (s *space) container(a Ask, addr netip.Addr) *space {
-	s.t.Helper()
-	c := newSpace(s.t)
-	s.ip(fmt.Sprintf("link add link eth0 name child%d address %s type macvlan mode bridge", c.tid, a.MAC),
-		fmt.Sprintf("link set child%d netns %d name eth0", c.tid, c.tid))
-	c.write("/proc/sys/net/ipv6/conf/eth0/accept_dad", "0")
-	c.ip("link set eth0 up", fmt.Sprintf("addr add %s/64 dev eth0 nodad", addr))
+	s.T.Helper()
+	c := newSpace(s.T)
+	s.IP(fmt.Sprintf("link add link eth0 name child%d address %s type macvlan mode bridge", c.TID, a.MAC),
+		fmt.Sprintf("link set child%d netns %d name eth0", c.TID, c.TID))
+	c.Set("/proc/sys/net/ipv6/conf/eth0/accept_dad", "0")
+	c.IP("link set eth0 up", fmt.Sprintf("addr add %s/64 dev eth0 nodad", addr))
 	return c
 }
 

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"underlay/internal/nstest"
 )
 
 // makes are the servers, and what they say of messages.
@@ -39,9 +41,9 @@ func TestServers(t *testing.T) {
 		make func(h *space)
 	}{
 		{"with IPv6", func(h *space) {}},
-		{"without IPv6", func(h *space) { h.write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1") }},
-		{"without a link-local address", func(h *space) { h.ip("addr flush dev eth0 scope link") }},
-		{"that forwards", func(h *space) { h.write("/proc/sys/net/ipv6/conf/all/forwarding", "1") }},
+		{"without IPv6", func(h *space) { h.Set("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1") }},
+		{"without a link-local address", func(h *space) { h.IP("addr flush dev eth0 scope link") }},
+		{"that forwards", func(h *space) { h.Set("/proc/sys/net/ipv6/conf/all/forwarding", "1") }},
 	}
 	for _, m := range makes {
 		for _, host := range hosts {
@@ -287,8 +289,8 @@ func TestPassthru(t *testing.T) {
 	a := Ask{Key: "web", Link: "eth0", MAC: h.mac(), Passthru: true}
 	lease := c.must(t, a)
 	inner := newSpace(t)
-	h.ip("link add link eth0 name child type macvlan mode passthru", fmt.Sprintf("link set child netns %d name eth0", inner.tid))
-	inner.ip("link set eth0 up", fmt.Sprintf("addr add %s/64 dev eth0 nodad", lease.Addr))
+	h.IP("link add link eth0 name child type macvlan mode passthru", fmt.Sprintf("link set child netns %d name eth0", inner.TID))
+	inner.IP("link set eth0 up", fmt.Sprintf("addr add %s/64 dev eth0 nodad", lease.Addr))
 	h.eventually("two renewals", 15*time.Second, func() bool { return c.told(Renewed) >= 2 })
 }
 
@@ -300,13 +302,13 @@ func TestIPvlan(t *testing.T) {
 	h := l.host()
 	inner := newSpace(t)
 	if out, err := h.command("ip", "link", "add", "link", "eth0", "name", "child", "type", "ipvlan", "mode", "l2"); err != nil {
-		lack(t, "ipvlan: "+out)
+		nstest.Lack(t, "ipvlan: "+out)
 	}
 	l.host(serverAddr + "/64").dnsmasq()
 	c := h.client()
 	lease := c.must(t, Ask{Key: "web", Link: "eth0", MAC: h.mac(), DUID: NameDUID("web")})
-	h.ip(fmt.Sprintf("link set child netns %d name eth0", inner.tid))
-	inner.ip("link set eth0 up", fmt.Sprintf("addr add %s/64 dev eth0 nodad", lease.Addr))
+	h.IP(fmt.Sprintf("link set child netns %d name eth0", inner.TID))
+	inner.IP("link set eth0 up", fmt.Sprintf("addr add %s/64 dev eth0 nodad", lease.Addr))
 	c.Close()
 	lease.Renew = time.Now()
 	c = h.client()
@@ -325,12 +327,12 @@ func TestVLAN(t *testing.T) {
 	l := newLAN(t)
 	server := l.host()
 	if out, err := server.command("ip", "link", "add", "link", "eth0", "name", "v5", "type", "vlan", "id", "5"); err != nil {
-		lack(t, "VLANs: "+out)
+		nstest.Lack(t, "VLANs: "+out)
 	}
-	server.ip("link set v5 up", "addr add "+serverAddr+"/64 dev v5 nodad")
+	server.IP("link set v5 up", "addr add "+serverAddr+"/64 dev v5 nodad")
 	server.dnsmasq("--interface=v5", "--except-interface=eth0")
 	h := l.host()
-	h.ip("link add link eth0 name eth0.5 type vlan id 5", "link set eth0.5 up")
+	h.IP("link add link eth0 name eth0.5 type vlan id 5", "link set eth0.5 up")
 	c := h.client()
 	c.must(t, Ask{Key: "web", Link: "eth0.5", MAC: mustMAC("02:42:0a:00:00:01")})
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
@@ -348,20 +350,20 @@ func TestLink(t *testing.T) {
 	h := l.host()
 	c := h.client()
 	a := Ask{Key: "web", Link: "eth0", MAC: mustMAC("02:42:0a:00:00:01")}
-	h.ip("link set eth0 down")
+	h.IP("link set eth0 down")
 	if _, err := c.Acquire(t.Context(), a); err == nil || err.Error() != "parent eth0 is down: ip link set eth0 up" {
 		t.Error(err)
 	}
 	if _, err := c.Acquire(t.Context(), Ask{Key: "x", Link: "eth9", MAC: a.MAC}); err == nil || !strings.HasPrefix(err.Error(), "parent eth9 is not there") {
 		t.Error(err)
 	}
-	h.ip("link set eth0 up")
+	h.IP("link set eth0 up")
 	h.running()
 	c.must(t, a)
-	h.ip("link set eth0 down")
+	h.IP("link set eth0 down")
 	h.eventually("trouble", 3*time.Second, func() bool { return c.Leases()[0].Trouble != nil })
 	n := c.told(Renewed)
-	h.ip("link set eth0 up")
+	h.IP("link set eth0 up")
 	time.Sleep(100 * time.Millisecond)
 	c.Rouse()
 	h.eventually("renewals", 15*time.Second, func() bool { return c.told(Renewed) > n })

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"underlay/internal/nstest"
 )
 
 const (
@@ -122,7 +124,7 @@ func FuzzReply(f *testing.F) {
 // there.
 func (s *space) reaches(a string, within time.Duration) bool {
 	var err error
-	s.run(func() {
+	s.Run(func() {
 		var c net.Conn
 		if c, err = (&net.Dialer{Timeout: within}).Dial("tcp", net.JoinHostPort(a, "9")); err == nil {
 			c.Close()
@@ -139,12 +141,12 @@ func (s *space) neigh(a string) string {
 // confirms has s ask whether a is still at m, that machine alone, until it is
 // told so: the kernel gives up early while its own address is tentative.
 func (s *space) confirms(a string, m net.HardwareAddr) {
-	s.t.Helper()
-	s.ip("neigh replace " + a + " lladdr " + m.String() + " dev eth0 nud probe")
-	eventually(s.t, a+" confirmed", func() bool {
+	s.T.Helper()
+	s.IP("neigh replace " + a + " lladdr " + m.String() + " dev eth0 nud probe")
+	eventually(s.T, a+" confirmed", func() bool {
 		now := s.neigh(a)
 		if !strings.Contains(now, "PROBE") && !strings.Contains(now, "REACHABLE") {
-			s.ip("neigh replace " + a + " lladdr " + m.String() + " dev eth0 nud probe")
+			s.IP("neigh replace " + a + " lladdr " + m.String() + " dev eth0 nud probe")
 		}
 		return strings.Contains(now, "REACHABLE")
 	})
@@ -164,11 +166,11 @@ func (p *prober) patient(t testing.TB, as ...netip.Addr) map[netip.Addr]net.Hard
 // proxy is a host that has addresses, and whose kernel says nothing of them on
 // eth0: as it is for those of ipvlan links in l3 mode.
 func (l *lan) proxy(inner ...string) *space {
-	l.t.Helper()
+	l.T.Helper()
 	h := l.host("10.9.0.2/24", "fd00:9::2/64")
-	h.write("/proc/sys/net/ipv4/conf/eth0/arp_ignore", "1")
+	h.Set("/proc/sys/net/ipv4/conf/eth0/arp_ignore", "1")
 	for _, a := range inner {
-		h.ip("addr add " + a + " dev lo")
+		h.IP("addr add " + a + " dev lo")
 	}
 	return h
 }
@@ -197,7 +199,7 @@ func TestAnswer(t *testing.T) {
 	}
 
 	p.Answer(map[string][]netip.Addr{"eth0": addrs("10.9.0.6", "fd00:9::6")})
-	other.ip("neigh flush dev eth0")
+	other.IP("neigh flush dev eth0")
 	for i, a := range inner {
 		if got := other.reaches(a, time.Second); got != (i%2 == 1) {
 			t.Errorf("now that the others are answered for: %s reached is %t", a, got)
@@ -205,7 +207,7 @@ func TestAnswer(t *testing.T) {
 	}
 
 	p.Answer(nil)
-	other.ip("neigh flush dev eth0")
+	other.IP("neigh flush dev eth0")
 	for _, a := range inner {
 		if other.reaches(a, 300*time.Millisecond) {
 			t.Errorf("%s is still answered for", a)
@@ -235,7 +237,7 @@ func TestAnswerDefends(t *testing.T) {
 	l := newLAN(t)
 	me := l.proxy()
 	other := l.host()
-	other.ip("link set eth0 address 02:00:00:00:00:02")
+	other.IP("link set eth0 address 02:00:00:00:00:02")
 	p := me.prober()
 	p.Watch([]string{"eth0"})
 	mine := addrs("10.9.0.5", "fd00:9::5")
@@ -249,7 +251,7 @@ func TestAnswerDefends(t *testing.T) {
 			t.Errorf("the claim for %s was not told", a)
 		}
 	}
-	other.ip("addr add fd00:9::5/64 dev eth0")
+	other.IP("addr add fd00:9::5/64 dev eth0")
 	eventually(t, "DAD failed", func() bool { return strings.Contains(other.output("addr", "show", "eth0"), "dadfailed") })
 }
 
@@ -284,8 +286,8 @@ func TestAnswerOwn(t *testing.T) {
 // TestAnswerWire: one frame for each question, and none for what is none.
 func TestAnswerWire(t *testing.T) {
 	me, other := pair(t)
-	me.ip("link set eth0 address " + mine.addr().String())
-	me.write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1")
+	me.IP("link set eth0 address " + mine.addr().String())
+	me.Set("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1")
 	p := me.prober()
 	four, six, last := addrs("10.9.0.5")[0], addrs("fd00:9::1234:5678")[0], addrs("10.9.0.6")[0]
 	p.Answer(map[string][]netip.Addr{"eth0": {four, six, last}})
@@ -349,7 +351,7 @@ func TestAnswerWire(t *testing.T) {
 func TestAnswerTroubles(t *testing.T) {
 	me, other := pair(t)
 	five, six := addrs("10.9.0.5")[0], addrs("fd00:9::5")[0]
-	me.ip("link set eth0 down")
+	me.IP("link set eth0 down")
 	before := runtime.NumGoroutine()
 	p := me.prober()
 	p.Answer(map[string][]netip.Addr{"eth0": {five, six}})
@@ -369,18 +371,18 @@ func TestAnswerTroubles(t *testing.T) {
 		})
 	}
 	blind("eth0 is down")
-	me.ip("link set eth0 up")
+	me.IP("link set eth0 up")
 	well("up, by the timer")
-	me.ip("link set eth0 down")
+	me.IP("link set eth0 down")
 	eventually(t, "noticed", func() bool { h := p.Health(); return h[0].Blind != "" })
-	me.ip("link set eth0 up")
+	me.IP("link set eth0 up")
 	me.running("eth0")
 	p.Rouse()
 	well("up again, roused")
-	me.ip("link set eth0 address 02:00:00:00:00:01")
+	me.IP("link set eth0 address 02:00:00:00:00:01")
 	p.Rouse()
 	well("another MAC")
-	me.ip("link del eth0")
+	me.IP("link del eth0")
 	blind("eth0 is not there")
 	me.cable(other)
 	p.Rouse()
@@ -424,7 +426,7 @@ func TestAnswerTroubles(t *testing.T) {
 // TestAnswerStorm: probes and answers do not wait for each other.
 func TestAnswerStorm(t *testing.T) {
 	me, other := pair(t)
-	other.ip("addr add 10.9.0.7/24 dev eth0")
+	other.IP("addr add 10.9.0.7/24 dev eth0")
 	p := me.prober()
 	five := addrs("10.9.0.5")[0]
 	p.Answer(map[string][]netip.Addr{"eth0": {five}})
@@ -471,10 +473,10 @@ func TestAnswerStorm(t *testing.T) {
 // it passes solicitations on.
 func TestSnooping(t *testing.T) {
 	l := newLAN(t)
-	if l.try("link set br0 type bridge mcast_snooping 1 mcast_query_response_interval 100 mcast_startup_query_interval 100 mcast_last_member_interval 50",
+	if l.Try("link set br0 type bridge mcast_snooping 1 mcast_query_response_interval 100 mcast_startup_query_interval 100 mcast_last_member_interval 50",
 		"addr add fe80::1/64 dev br0 nodad", // queries need a sender
 		"link set br0 type bridge mcast_querier 1 mcast_query_interval 100") != nil {
-		lack(t, "bridges that snoop")
+		nstest.Lack(t, "bridges that snoop")
 	}
 	me := l.proxy()
 	other := l.host("fd00:9::7/64")
@@ -486,7 +488,7 @@ func TestSnooping(t *testing.T) {
 	}
 	groups := func() (n int) {
 		var b []byte
-		me.run(func() { b, _ = os.ReadFile("/proc/thread-self/net/igmp6") })
+		me.Run(func() { b, _ = os.ReadFile("/proc/thread-self/net/igmp6") })
 		return strings.Count(string(b), "ff0200000000000000000001ff")
 	}
 	mdb := func() string { return l.bridge("mdb", "show") }
@@ -556,10 +558,10 @@ func TestIPVLAN(t *testing.T) {
 			l := newLAN(t)
 			me, c := l.host("10.9.0.2/24", "fd00:9::2/64"), newSpace(t)
 			other := l.host("10.9.0.7/24", "fd00:9::7/64")
-			if err := me.try(fmt.Sprintf("link add link eth0 name c0 netns %d type ipvlan mode %s", c.tid, mode)); err != nil {
-				lack(t, "ipvlan links")
+			if err := me.Try(fmt.Sprintf("link add link eth0 name c0 netns %d type ipvlan mode %s", c.TID, mode)); err != nil {
+				nstest.Lack(t, "ipvlan links")
 			}
-			c.ip("addr add 10.9.0.5/32 dev c0", "addr add fd00:9::5/128 dev c0 nodad", "link set c0 up",
+			c.IP("addr add 10.9.0.5/32 dev c0", "addr add fd00:9::5/128 dev c0 nodad", "link set c0 up",
 				"route add default dev c0", "route add ::/0 dev c0")
 			p := me.prober()
 			p.Watch([]string{"eth0"})
@@ -570,7 +572,7 @@ func TestIPVLAN(t *testing.T) {
 				}
 			}
 			p.Answer(map[string][]netip.Addr{"eth0": addrs(inner...)})
-			other.ip("neigh flush dev eth0")
+			other.IP("neigh flush dev eth0")
 			for _, a := range inner {
 				if !other.reaches(a, 5*time.Second) || !strings.Contains(other.neigh(a), me.mac("eth0").String()) {
 					t.Errorf("%s is not reached: %s", a, other.neigh(a))
@@ -583,7 +585,7 @@ func TestIPVLAN(t *testing.T) {
 			w.send(t, arpRequest(theirs, addrs(inner[0])[0], addrs(inner[0])[0]))
 			eventually(t, "squatter", func() bool { return p.saw(Sighting{"eth0", addrs(inner[0])[0], theirs.addr(), false}) == 1 })
 			p.Answer(nil)
-			other.ip("neigh flush dev eth0")
+			other.IP("neigh flush dev eth0")
 			for _, a := range inner {
 				if other.reaches(a, 300*time.Millisecond) {
 					t.Errorf("%s is reached after all", a)

@@ -1,13 +1,10 @@
 package probe
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -17,115 +14,43 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/sirupsen/logrus/hooks/test"
 	"golang.org/x/net/bpf"
-	"golang.org/x/sys/unix"
 
 	"underlay/internal/nstest"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }
 
-func lack(t testing.TB, what string) {
-	t.Helper()
-	if os.Getenv("UNDERLAY_NO_SKIP") != "" {
-		t.Fatalf("kernel lacks %s, and UNDERLAY_NO_SKIP is set", what)
-	}
-	t.Skipf("kernel lacks %s", what)
-}
-
-// space is a network namespace: a thread that never leaves it.
-type space struct {
-	t   testing.TB
-	tid int
-	do  chan func()
-}
+// space is a network namespace.
+type space struct{ *nstest.Space }
 
 func newSpace(t testing.TB) *space {
 	t.Helper()
-	s := &space{t: t, do: make(chan func())}
-	failed := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for ever: the thread ends with the goroutine
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			failed <- err
-			return
-		}
-		s.tid = unix.Gettid()
-		failed <- nil
-		for f := range s.do {
-			f()
-		}
-	}()
-	if err := <-failed; errors.Is(err, unix.EPERM) {
-		lack(t, "leave to make a netns")
-	} else if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { close(s.do) })
-	s.ip("link set lo up")
-	return s
-}
-
-// run runs f in the namespace.
-func (s *space) run(f func()) {
-	done := make(chan struct{})
-	s.do <- func() { defer close(done); f() }
-	<-done
-}
-
-// try runs lines of "ip", all or up to the first that fails.
-func (s *space) try(lines ...string) error {
-	var err error
-	s.run(func() {
-		c := exec.Command("ip", "-batch", "-")
-		c.Stdin = strings.NewReader(strings.Join(lines, "\n"))
-		var out []byte
-		if out, err = c.CombinedOutput(); err != nil {
-			err = fmt.Errorf("%w: %s", err, out)
-		}
-	})
-	return err
-}
-
-func (s *space) ip(lines ...string) {
-	s.t.Helper()
-	if err := s.try(lines...); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-func (s *space) write(path, value string) {
-	s.t.Helper()
-	var err error
-	// /proc/sys/net shows the netns of the thread that opens it.
-	s.run(func() { err = os.WriteFile(path, []byte(value), 0) })
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	return &space{nstest.NewSpace(t)}
 }
 
 func (s *space) kernel() kernel {
 	h := host()
 	return kernel{
 		find: func(name string) (ifi *net.Interface, err error) {
-			s.run(func() { ifi, err = h.find(name) })
+			s.Run(func() { ifi, err = h.find(name) })
 			return
 		},
 		open: func(ifi *net.Interface, protocol int, filter []bpf.RawInstruction) (c *packet.Conn, err error) {
-			s.run(func() { c, err = h.open(ifi, protocol, filter) })
+			s.Run(func() { c, err = h.open(ifi, protocol, filter) })
 			return
 		},
 		roll: func() (fd int, err error) {
-			s.run(func() { fd, err = h.roll() })
+			s.Run(func() { fd, err = h.roll() })
 			return
 		},
 	}
 }
 
 func (s *space) mac(link string) net.HardwareAddr {
-	s.t.Helper()
+	s.T.Helper()
 	ifi, err := s.kernel().find(link)
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	return ifi.HardwareAddr
 }
@@ -149,7 +74,7 @@ func (s *space) prober() *prober {
 		p.heard = append(p.heard, s)
 	})
 	p.kernel = s.kernel()
-	s.t.Cleanup(p.Close)
+	s.T.Cleanup(p.Close)
 	return p
 }
 
@@ -174,8 +99,8 @@ type lan struct {
 func newLAN(t testing.TB) *lan {
 	t.Helper()
 	l := &lan{space: newSpace(t)}
-	if err := l.try("link add br0 type bridge mcast_snooping 0", "link set br0 up"); err != nil {
-		lack(t, "bridges")
+	if err := l.Try("link add br0 type bridge mcast_snooping 0", "link set br0 up"); err != nil {
+		nstest.Lack(t, "bridges")
 	}
 	return l
 }
@@ -183,35 +108,35 @@ func newLAN(t testing.TB) *lan {
 // host plugs a new host in. Its eth0 is up, and has no IPv6 of its own unless
 // it is given some.
 func (l *lan) host(addrs ...string) *space {
-	l.t.Helper()
-	h := newSpace(l.t)
+	l.T.Helper()
+	h := newSpace(l.T)
 	l.plug(h, "eth0")
 	for _, a := range addrs {
 		suffix := ""
 		if strings.Contains(a, ":") {
 			suffix = " nodad"
 		}
-		h.ip("addr add " + a + " dev eth0" + suffix)
+		h.IP("addr add " + a + " dev eth0" + suffix)
 	}
 	return h
 }
 
 func (l *lan) plug(h *space, name string) {
-	l.t.Helper()
+	l.T.Helper()
 	l.ports++
 	port := fmt.Sprintf("port%d", l.ports)
-	l.ip(
-		fmt.Sprintf("link add %s type veth peer name %s netns %d", port, name, h.tid),
+	l.IP(
+		fmt.Sprintf("link add %s type veth peer name %s netns %d", port, name, h.TID),
 		"link set "+port+" master br0 up",
 	)
-	h.ip("link set " + name + " up")
+	h.IP("link set " + name + " up")
 	h.running(name)
 }
 
 // running waits until a link has carrier: the kernel is told of that late.
 func (s *space) running(link string) {
-	s.t.Helper()
-	eventually(s.t, link+" running", func() bool {
+	s.T.Helper()
+	eventually(s.T, link+" running", func() bool {
 		ifi, err := s.kernel().find(link)
 		return err == nil && ifi.Flags&net.FlagRunning != 0
 	})
@@ -236,13 +161,13 @@ func addrs(s ...string) (all []netip.Addr) {
 // output is what "ip" says.
 func (s *space) output(args ...string) string {
 	var out []byte
-	s.run(func() { out, _ = exec.Command("ip", args...).CombinedOutput() })
+	s.Run(func() { out, _ = exec.Command("ip", args...).CombinedOutput() })
 	return string(out)
 }
 
 // bridge is what "bridge" says.
 func (s *space) bridge(args ...string) string {
 	var out []byte
-	s.run(func() { out, _ = exec.Command("bridge", args...).CombinedOutput() })
+	s.Run(func() { out, _ = exec.Command("bridge", args...).CombinedOutput() })
 	return string(out)
 }

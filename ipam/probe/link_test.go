@@ -18,6 +18,9 @@ import (
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"underlay/internal/nic"
+	"underlay/internal/nstest"
 )
 
 // wire is another packet socket, which hears everything and sends anything.
@@ -29,14 +32,14 @@ type wire struct {
 }
 
 func (s *space) wire(link string, react func([]byte)) *wire {
-	s.t.Helper()
+	s.T.Helper()
 	w := &wire{react: react}
 	ifi, err := s.kernel().find(link)
 	if err == nil {
 		w.Conn, err = s.kernel().open(ifi, unix.ETH_P_ALL, nil)
 	}
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	done := make(chan struct{})
 	go func() {
@@ -56,7 +59,7 @@ func (s *space) wire(link string, react func([]byte)) *wire {
 			}
 		}
 	}()
-	s.t.Cleanup(func() { w.Close(); <-done })
+	s.T.Cleanup(func() { w.Close(); <-done })
 	return w
 }
 
@@ -88,9 +91,9 @@ func pair(t testing.TB) (me, other *space) {
 }
 
 func (s *space) cable(other *space) {
-	s.t.Helper()
-	s.ip(fmt.Sprintf("link add eth0 type veth peer name eth0 netns %d", other.tid), "link set eth0 up")
-	other.ip("link set eth0 up")
+	s.T.Helper()
+	s.IP(fmt.Sprintf("link add eth0 type veth peer name eth0 netns %d", other.TID), "link set eth0 up")
+	other.IP("link set eth0 up")
 	s.running("eth0")
 	other.running("eth0")
 }
@@ -126,7 +129,7 @@ func TestLate(t *testing.T) {
 // TestWire: what is sent, as others see it.
 func TestWire(t *testing.T) {
 	me, other := pair(t)
-	me.write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1")
+	me.Set("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1")
 	w := other.wire("eth0", nil)
 	own := mac(me.mac("eth0"))
 	asked := addrs("10.9.0.5", "10.9.0.6", "fd00:9::5")
@@ -199,7 +202,7 @@ func TestAnnounceTaken(t *testing.T) {
 	other := l.host("10.9.0.2/24", "fd00:9::2/64")
 	p := l.host().prober()
 	for _, a := range []string{"10.9.0.5", "fd00:9::5"} {
-		other.ip("neigh add " + a + " lladdr 02:00:00:00:00:06 dev eth0 nud stale")
+		other.IP("neigh add " + a + " lladdr 02:00:00:00:00:06 dev eth0 nud stale")
 		if err := p.Announce("eth0", netip.MustParseAddr(a), theirs.addr()); err != nil {
 			t.Fatal(err)
 		}
@@ -290,7 +293,7 @@ func TestClaimYields(t *testing.T) {
 func TestRealDAD(t *testing.T) {
 	l := newLAN(t)
 	me, other := l.host(), l.host()
-	other.ip("link set eth0 address 02:00:00:00:00:01") // so that this one yields
+	other.IP("link set eth0 address 02:00:00:00:00:01") // so that this one yields
 	p := me.prober()
 	done := make(chan map[netip.Addr]net.HardwareAddr)
 	go func() {
@@ -301,7 +304,7 @@ func TestRealDAD(t *testing.T) {
 		done <- used
 	}()
 	time.Sleep(500 * time.Millisecond) // it has begun
-	other.ip("addr add fd00:9::5/64 dev eth0")
+	other.IP("addr add fd00:9::5/64 dev eth0")
 	if used := <-done; len(used) != 1 {
 		t.Error("heard nothing of another's DAD")
 	}
@@ -335,7 +338,7 @@ func (p *prober) sees(t testing.TB, what string, a netip.Addr) {
 
 func TestBlind(t *testing.T) {
 	me, other := pair(t)
-	other.ip("addr add 10.9.0.5/24 dev eth0")
+	other.IP("addr add 10.9.0.5/24 dev eth0")
 	five := addrs("10.9.0.5")[0]
 	p := me.prober()
 	p.Watch([]string{"eth0"})
@@ -344,30 +347,30 @@ func TestBlind(t *testing.T) {
 		t.Errorf("%d lines logged of a link that is well", n)
 	}
 
-	me.ip("link set eth0 down")
+	me.IP("link set eth0 down")
 	p.blind(t, "eth0 is down")
-	me.ip("link set eth0 up")
+	me.IP("link set eth0 up")
 	me.running("eth0")
 	p.sees(t, "up again", five)
 
-	other.ip("link set eth0 down")
+	other.IP("link set eth0 down")
 	eventually(t, "carrier lost", func() bool {
 		ifi, err := me.kernel().find("eth0")
 		return err == nil && ifi.Flags&net.FlagRunning == 0
 	})
 	p.blind(t, "eth0 has no carrier")
-	other.ip("link set eth0 up")
+	other.IP("link set eth0 up")
 	me.running("eth0")
 	p.sees(t, "carrier again", five)
 
-	me.ip("link set eth0 address 02:00:00:00:00:01")
+	me.IP("link set eth0 address 02:00:00:00:00:01")
 	p.Rouse()
 	p.sees(t, "another MAC", five)
 
-	me.ip("link del eth0")
+	me.IP("link del eth0")
 	p.blind(t, "eth0 is not there")
 	me.cable(other)
-	other.ip("addr add 10.9.0.5/24 dev eth0")
+	other.IP("addr add 10.9.0.5/24 dev eth0")
 	p.sees(t, "made anew", five)
 
 	var lines []string
@@ -388,9 +391,9 @@ func TestBlindDuring(t *testing.T) {
 		time.AfterFunc(200*time.Millisecond, func() {
 			defer close(gone)
 			if far {
-				other.ip("link set eth0 down")
+				other.IP("link set eth0 down")
 			} else {
-				me.ip("link set eth0 down")
+				me.IP("link set eth0 down")
 			}
 		})
 		if used, err := p.Probe(context.Background(), "eth0", addrs("10.9.0.5"), 2*time.Second); !errors.Is(err, ErrBlind) {
@@ -403,10 +406,10 @@ func TestBlindDuring(t *testing.T) {
 // TestHeals: without an event, too.
 func TestHeals(t *testing.T) {
 	me, other := pair(t)
-	me.ip("link set eth0 down")
+	me.IP("link set eth0 down")
 	p := me.prober()
 	p.Watch([]string{"eth0"})
-	me.ip("link set eth0 up")
+	me.IP("link set eth0 up")
 	me.running("eth0")
 	w := other.wire("eth0", nil)
 	word := arpRequest(theirs, addrs("10.9.0.5")[0], addrs("10.9.0.5")[0])
@@ -429,7 +432,7 @@ func TestForbidden(t *testing.T) {
 	}
 	p.Watch([]string{"eth0"})
 	p.blind(t, "underlay needs CAP_NET_RAW")
-	me.ip("link add br9 type bridge")
+	me.IP("link add br9 type bridge")
 	if _, err := p.Probe(context.Background(), "lo", addrs("10.9.0.5"), wait); !errors.Is(err, ErrBlind) || !strings.Contains(err.Error(), "lo has no Ethernet address") {
 		t.Error(err)
 	}
@@ -469,13 +472,13 @@ func TestTagged(t *testing.T) {
 func TestVLAN(t *testing.T) {
 	me, other := pair(t)
 	for _, s := range []*space{me, other} {
-		if s.try("link add link eth0 name eth0.10 type vlan id 10", "link set eth0.10 up") != nil {
-			lack(t, "VLANs")
+		if s.Try("link add link eth0 name eth0.10 type vlan id 10", "link set eth0.10 up") != nil {
+			nstest.Lack(t, "VLANs")
 		}
 		s.running("eth0.10")
 	}
-	other.write("/proc/sys/net/ipv4/conf/all/arp_ignore", "1") // else it answers on eth0 too
-	other.ip("addr add 10.9.0.5/24 dev eth0.10", "addr add fd00:9::5/64 dev eth0.10 nodad")
+	other.Set("/proc/sys/net/ipv4/conf/all/arp_ignore", "1") // else it answers on eth0 too
+	other.IP("addr add 10.9.0.5/24 dev eth0.10", "addr add fd00:9::5/64 dev eth0.10 nodad")
 	p := me.prober()
 	p.Watch([]string{"eth0", "eth0.10"})
 	for link, want := range map[string]int{"eth0": 0, "eth0.10": 2} {
@@ -501,15 +504,15 @@ func TestMacvlan(t *testing.T) {
 	l.host("10.9.0.5/24", "fd00:9::5/64")
 	me, inside := l.host(), newSpace(t)
 	for mode, want := range map[string]int{"bridge": 2, "private": 2, "vepa": 2, "passthru": 1} {
-		if me.try(fmt.Sprintf("link add link eth0 name c0 netns %d type macvlan mode %s", inside.tid, mode)) != nil {
-			lack(t, "macvlan links")
+		if me.Try(fmt.Sprintf("link add link eth0 name c0 netns %d type macvlan mode %s", inside.TID, mode)) != nil {
+			nstest.Lack(t, "macvlan links")
 		}
-		inside.ip("addr add 10.9.0.7/24 dev c0", "addr add fd00:9::7/64 dev c0 nodad", "link set c0 up")
+		inside.IP("addr add 10.9.0.7/24 dev c0", "addr add fd00:9::7/64 dev c0 nodad", "link set c0 up")
 		used := me.prober().probe(t, addrs("10.9.0.5", "10.9.0.7", "fd00:9::5", "fd00:9::7")...)
 		if len(used) != want || used[addrs("10.9.0.7")[0]] != nil || used[addrs("fd00:9::7")[0]] != nil {
 			t.Errorf("%s: %v", mode, used)
 		}
-		inside.ip("link del c0")
+		inside.IP("link del c0")
 	}
 }
 
@@ -518,7 +521,7 @@ func TestStorm(t *testing.T) {
 	p := me.prober()
 	p.Watch([]string{"eth0"})
 	w := other.wire("eth0", nil)
-	other.ip("addr add 10.9.0.5/24 dev eth0")
+	other.IP("addr add 10.9.0.5/24 dev eth0")
 	storm := arpRequest(theirs, addrs("10.9.0.6")[0], addrs("10.9.0.6")[0])
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	sent := 0
@@ -630,11 +633,11 @@ func TestParallel(t *testing.T) {
 // TestFind: the same as the library, faster.
 func TestFind(t *testing.T) {
 	me, other := pair(t)
-	other.ip("link set eth0 down")
+	other.IP("link set eth0 down")
 	for _, s := range []*space{me, other} {
 		for _, name := range []string{"eth0", "lo", "none", "", "much-longer-than-a-name"} {
-			s.run(func() {
-				got, err := find(name)
+			s.Run(func() {
+				got, err := nic.Find(name)
 				want, failed := net.InterfaceByName(name)
 				switch {
 				case (err != nil) != (failed != nil):

@@ -53,7 +53,7 @@ func TestSquatters(t *testing.T) {
 	l := newLAN(t)
 	who := squatters(l)
 	me := l.host() // no address on the link
-	me.write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1")
+	me.Set("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1")
 	p := me.prober()
 	p.Watch([]string{"eth0"})
 	for round := range 20 {
@@ -90,7 +90,7 @@ func TestNeighbours(t *testing.T) {
 	l := newLAN(t)
 	who := l.host("fd00:9::5/64", "2001:db8::5/64", "10.9.0.5/24")
 	me := l.host()
-	me.write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1")
+	me.Set("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1")
 	p := me.prober()
 	used := p.probe(t, addrs("fd00:9::5", "fd00:9::6", "2001:db8::5", "10.9.0.5", "10.9.0.6", "10.9.0.5")...)
 	if len(used) != 3 {

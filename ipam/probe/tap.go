@@ -15,6 +15,8 @@ import (
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"underlay/internal/nic"
 )
 
 // kernel is what is asked of the host; a test puts another host behind it.
@@ -26,7 +28,7 @@ type kernel struct {
 
 func host() kernel {
 	return kernel{
-		find: find,
+		find: nic.Find,
 		open: func(ifi *net.Interface, protocol int, filter []bpf.RawInstruction) (*packet.Conn, error) {
 			return packet.Listen(ifi, packet.Raw, protocol, &packet.Config{Filter: filter})
 		},

@@ -287,6 +287,25 @@ func (k *Kernel) RemoveInside(sandbox, alias string) error {
 	return err
 }
 
+// RemoveElsewhere deletes a link in whichever sandbox, as Host's does.
+func (k *Kernel) RemoveElsewhere(alias string) (found bool, err error) {
+	k.mu.Lock()
+	defer k.unlock()
+	if err := k.injected("RemoveElsewhere"); err != nil {
+		return false, err
+	}
+	if alias == "" {
+		return false, fmt.Errorf("%w: no alias", netlinkutil.ErrInvalid)
+	}
+	for _, l := range slices.Clone(k.links) {
+		if l.moved && l.Alias == alias {
+			k.remove(l)
+			found = true
+		}
+	}
+	return found, nil
+}
+
 // Sandboxes lists the containers' netns, as Host's does.
 func (k *Kernel) Sandboxes() ([]string, error) {
 	k.mu.Lock()
