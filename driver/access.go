@@ -178,8 +178,6 @@ func (w way) source(e *Endpoint, of netip.Prefix) (source netip.Addr) {
 	return source
 }
 
-func (w way) shimAddresses() []netip.Addr { return []netip.Addr{w.shim.LinkLocal4, w.shim.LinkLocal6} }
-
 // nextHop is the shim's address by which containers route the host's of a
 // family, zero where they need none.
 func (w way) nextHop(family netip.Addr) netip.Addr {
@@ -608,23 +606,20 @@ func (d *Driver) showHost(r *Report, w way, e *Endpoint) {
 	for _, l := range lacking {
 		routes = append(routes, netlinkutil.RouteTo(l.Destination, l.NextHop))
 		to = append(to, l.Destination)
-		if !slices.Contains(w.shimAddresses(), l.Destination.Addr()) {
-			said = append(said, l.Destination.Addr().String())
+		if a := l.Destination.Addr(); a != w.nextHop(a) { // which is the shim's, and nobody's to know
+			said = append(said, a.String())
 		}
 	}
 	err := d.kernel.AddRoutes(e.Sandbox, d.endpointAlias(e.NetworkID, e.ID), routes)
 	switch {
 	case err == nil:
-		after, ok := d.update(e.ID, func(e *Endpoint) { e.Routes = append(slices.Clone(e.Routes), to...) })
-		if !ok {
+		if _, ok := d.update(e.ID, func(e *Endpoint) { e.Routes = append(slices.Clone(e.Routes), to...) }); !ok {
 			return
 		}
 		r.did("gave endpoint %s (%s) its routes to the host's %s", Short(e.ID), e.addresses(), strings.Join(said, ", "))
 		d.logOfEndpoint(e.NetworkID, e.ID).Infof("gave its container the routes to the host's %s", strings.Join(said, ", "))
 		if n, err := d.network(e.NetworkID); err == nil {
-			if parent, inside, err := d.inside(n, e.ID, e.Sandbox); err == nil {
-				d.picture(after.ID, inside, parent)
-			}
+			d.pictureNow(n, e)
 		}
 	case errors.Is(err, netlinkutil.ErrNoSandbox), errors.Is(err, os.ErrNotExist): // it ends, or its interface has gone with its parent
 	default:

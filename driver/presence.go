@@ -215,9 +215,14 @@ func (d *Driver) pictureSoon(ctx context.Context, n *Network, e *Endpoint) {
 			return
 		}
 		d.showHostTo(n, e)
-		if parent, inside, err := d.inside(n, e.ID, e.Sandbox); err == nil {
-			d.picture(e.ID, inside, parent)
-		}
+		d.pictureNow(n, e)
+	}
+}
+
+// pictureNow pictures an interface, if it is there to be seen.
+func (d *Driver) pictureNow(n *Network, e *Endpoint) {
+	if parent, inside, err := d.inside(n, e.ID, e.Sandbox); err == nil {
+		d.picture(e.ID, inside, parent)
 	}
 }
 

@@ -154,6 +154,15 @@ func (k kernel) RaiseMTU(sandbox, alias string, mtu int) error {
 	return k.around("RaiseMTU", func() error { return k.Kernel.RaiseMTU(sandbox, alias, mtu) })
 }
 
+func (k kernel) AddRoutes(sandbox, alias string, routes []netlinkutil.InterfaceRoute) error {
+	return k.around("AddRoutes", func() error { return k.Kernel.AddRoutes(sandbox, alias, routes) })
+}
+
+func (k kernel) RemoveElsewhere(alias string) (found bool, err error) {
+	err = k.around("RemoveElsewhere", func() error { found, err = k.Kernel.RemoveElsewhere(alias); return err })
+	return found, err
+}
+
 func (k kernel) RemoveInside(sandbox, alias string) error {
 	return k.around("RemoveInside", func() error { return k.Kernel.RemoveInside(sandbox, alias) })
 }

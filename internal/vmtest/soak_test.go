@@ -37,7 +37,7 @@ func TestSoak(t *testing.T) {
 	}
 	withoutBase(t)
 	s := &soak{
-		test: beginBare(t), guests: map[string]*guest{}, extras: map[string]extra{},
+		test: beginBare(t), guests: map[string]*guest{}, extras: map[string]time.Time{},
 		known: map[string]string{}, networks: map[string]bool{},
 	}
 	t.Cleanup(func() {
@@ -136,8 +136,8 @@ type soak struct {
 	counts   counts
 	// known are the addresses and MACs by endpoint ID: they stay.
 	known map[string]string
-	// extras are what the plugin or the kernel has and no container.
-	extras map[string]extra
+	// extras are what the plugin or the kernel has and no container, and since when.
+	extras map[string]time.Time
 	killed time.Time // the plugin, last
 	fault  time.Time // the last one, which may leave something
 	// aging is what the plugin took before its end in this step.
@@ -145,10 +145,8 @@ type soak struct {
 	young *process // what it took after its last start
 }
 
-// extra is something left behind: the plugin is given time to be certain, which
-// begins anew with each fault.
-type extra struct{ since time.Time }
-
+// extraFor is the time that the plugin is given to be certain of something left
+// behind, which begins anew with each fault.
 const extraFor = 110 * time.Second
 
 type counts struct{ docker, plugin, daemon, parent, cut int }
@@ -909,7 +907,7 @@ func (s *soak) spare(left map[string]bool) error {
 	}
 	for what := range left {
 		if _, old := s.extras[what]; !old {
-			s.extras[what] = extra{time.Now()}
+			s.extras[what] = time.Now()
 		}
 	}
 	if len(left) > 0 && time.Since(s.fault) > extraFor {
@@ -921,8 +919,8 @@ func (s *soak) spare(left map[string]bool) error {
 // longLeft says that something has been left for so long that the faults are to
 // pause.
 func (s *soak) longLeft() bool {
-	for _, x := range s.extras {
-		if time.Since(x.since) > extraFor {
+	for _, since := range s.extras {
+		if time.Since(since) > extraFor {
 			return true
 		}
 	}
