@@ -30,7 +30,8 @@ const (
 	rtaxMTU      = 2
 )
 
-// picture is the link as it is.
+// picture is the link as it is; ErrNotFound if it went meanwhile, so that half of
+// it is not taken for all.
 func (r *room) picture(k netlink.Link) (i Interface, err error) {
 	a := k.Attrs()
 	i = Interface{Name: a.Name, MTU: a.MTU, Up: a.Flags&net.FlagUp != 0}
@@ -41,6 +42,12 @@ func (r *room) picture(k netlink.Link) (i Interface, err error) {
 		return Interface{}, err
 	}
 	i.Settings = r.settingsOf(a.Name)
+	switch is, err := r.get(a.Name); {
+	case err != nil:
+		return Interface{}, err
+	case is.Attrs().Index != a.Index:
+		return Interface{}, NotFound("link", a.Name)
+	}
 	return i, nil
 }
 

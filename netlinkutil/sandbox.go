@@ -259,9 +259,14 @@ func (r *room) pictures(prefix string) (map[string]Interface, error) {
 		if alias == "" || !strings.HasPrefix(alias, prefix) {
 			continue
 		}
-		if found[alias], err = r.picture(k); err != nil {
+		i, err := r.picture(k)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err != nil {
 			return nil, err
 		}
+		found[alias] = i
 	}
 	return found, nil
 }
