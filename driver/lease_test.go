@@ -22,7 +22,6 @@ type server struct {
 	router netip.Addr
 	routes []Route
 	fails  error
-	mac    MAC
 	asked  LeaseRequest
 }
 
