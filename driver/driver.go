@@ -66,6 +66,9 @@ type Holdings interface {
 	// MAC is that under which the LAN's own server has given an address, nil where
 	// it goes by another identifier; not ok if no server has.
 	MAC(netip.Addr) (mac net.HardwareAddr, ok bool)
+	// MTU is that which the server tells with an address, where it is to be the
+	// interface's; else 0.
+	MTU(netip.Addr) int
 	// Ended says that the endpoint that had an address has ended without dockerd
 	// having said so.
 	Ended(netip.Addr)

@@ -43,6 +43,7 @@ type containerNames map[netip.Addr]string
 func (c containerNames) Name(a netip.Addr) (string, bool) { n, ok := c[a]; return n, ok }
 
 func (c containerNames) MAC(netip.Addr) (net.HardwareAddr, bool) { return nil, false }
+func (c containerNames) MTU(netip.Addr) int                      { return 0 }
 
 func (c containerNames) Ended(netip.Addr) {}
 

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"underlay/internal/options"
 	"underlay/netlinkutil"
 )
 
@@ -38,6 +40,8 @@ type Endpoint struct {
 	// DeviceID is the sub-interface's, where it shares the parent's MAC and the
 	// host must know which addresses it makes for itself; see netlinkutil.Link.
 	DeviceID uint16 `json:"deviceID,omitempty"`
+	// MTU is the LAN's server's, where the network has it so; 0: the network's own.
+	MTU int `json:"mtu,omitempty"`
 	// Lease is what the driver has leased, of a network with an IPAM that gives
 	// nothing.
 	Lease *Lease `json:"lease,omitempty"`
@@ -182,6 +186,7 @@ func (n *Network) takes(req Endpoint) error {
 func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e *Endpoint, submitted <-chan error, err error) {
 	who := d.identity(req) // asks the IPAM: not under the lock
 	leased, byMAC := d.leasedTo(req)
+	mtu := d.leasedMTU(n, parent, req)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if e := d.endpoints[req.ID]; e != nil {
@@ -200,7 +205,7 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 		return nil, nil, fmt.Errorf("parent %s is passed through to one container at a time, and endpoint %s has it; stop that container first", n.parent(), Short(o.ID))
 	}
 	e = &req
-	e.ParentIndex = parent.Index
+	e.ParentIndex, e.MTU = parent.Index, mtu
 	switch {
 	case byMAC && e.MAC != nil && !bytes.Equal(e.MAC, leased):
 		return nil, nil, fmt.Errorf("--mac-address %v does not go with --ipam-opt dhcp: the lease of %v is that of %v, taken before Docker tells a MAC; use --ipam-driver null -o dhcp=true for MACs of your own", e.MAC, e.IPv4.Addr(), leased)
@@ -285,6 +290,28 @@ func (d *Driver) leasedTo(req Endpoint) (MAC, bool) {
 	return MAC(mac), ok && mac != nil
 }
 
+// leasedMTU is the MTU that the LAN's server tells an endpoint, as far as it can
+// have it; 0: none.
+func (d *Driver) leasedMTU(n *Network, parent netlinkutil.Link, req Endpoint) (mtu int) {
+	switch {
+	case n.Options.MTU != 0:
+		return 0
+	case req.Lease != nil:
+		mtu = req.Lease.MTU
+	case req.IPv4.IsValid() && !d.foreign(n.ID):
+		mtu = d.holdings.MTU(req.IPv4.Addr())
+	}
+	switch log := d.logOfEndpoint(n.ID, req.ID); {
+	case mtu > parent.MTU:
+		log.Warnf("the DHCP server tells an MTU of %d, and parent %s has %d, which the container has, too", mtu, parent.Name, parent.MTU)
+		return 0
+	case mtu != 0 && mtu < options.MinMTU6 && req.IPv6.IsValid():
+		log.Warnf("the DHCP server tells an MTU of %d, which is too small for the container's IPv6 (RFC 8200): it has %d, the parent's", mtu, parent.MTU)
+		return 0
+	}
+	return mtu
+}
+
 // identity is what stays the same of a container when it is made anew: its
 // name, or failing that its address, or failing that nothing.
 func (d *Driver) identity(req Endpoint) string {
@@ -316,7 +343,7 @@ func (d *Driver) addLink(n *Network, e *Endpoint) (netlinkutil.Link, error) {
 func (d *Driver) subInterface(n *Network, e *Endpoint) netlinkutil.SubInterface {
 	return netlinkutil.SubInterface{
 		Name: linkName(e.ID), Parent: n.parent(), Mode: n.mode(), MAC: net.HardwareAddr(e.MAC),
-		MTU: n.Options.MTU, BCQueueLen: n.Options.BCQueueLen, Alias: d.endpointAlias(n.ID, e.ID),
+		MTU: cmp.Or(n.Options.MTU, e.MTU), BCQueueLen: n.Options.BCQueueLen, Alias: d.endpointAlias(n.ID, e.ID),
 	}
 }
 

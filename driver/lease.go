@@ -25,6 +25,7 @@ type LeaseRequest struct {
 	Network string
 	LAN     LAN
 	MAC     MAC // nil: whichever
+	Own     options.Endpoint
 	DHCP    options.DHCP
 }
 
@@ -35,15 +36,19 @@ type Lease struct {
 	MAC    MAC          `json:"mac,omitempty"` // nil: the parent's
 	Router netip.Addr   `json:"router,omitzero"`
 	Routes []Route      `json:"routes,omitempty"` // besides the default route
+	MTU    int          `json:"mtu,omitempty"`    // as the network has it from the server; 0: the parent's
 }
 
 // TakeLease takes a lease for an endpoint of a network that has its addresses so.
 // What it returns is what CreateEndpoint is to be called with, which then frees the
-// lease if there is to be no such endpoint.
-func (d *Driver) TakeLease(ctx context.Context, req Endpoint) (Endpoint, error) {
+// lease if there is to be no such endpoint. own is what the container says of it.
+func (d *Driver) TakeLease(ctx context.Context, req Endpoint, own options.Endpoint) (Endpoint, error) {
 	n, err := d.network(req.NetworkID)
 	if err != nil {
 		return req, err
+	}
+	if said := own.Given(); said != "" && !n.Options.DHCP.V4 {
+		return req, fmt.Errorf("driver-opt %s is for networks with --ipam-driver null -o dhcp=true; with --ipam-opt dhcp=true, Docker asks for the address before it tells this", said)
 	}
 	if !n.Options.DHCP.V4 || req.IPv4.IsValid() {
 		return req, nil
@@ -65,7 +70,7 @@ func (d *Driver) TakeLease(ctx context.Context, req Endpoint) (Endpoint, error) 
 		return req, errors.New("this underlay has no DHCP client")
 	}
 	lan := LAN{Link: parent.Name, MAC: parent.MAC, Shared: n.mode().SharesMAC() || n.mode().Alone() && req.MAC == nil}
-	l, err := d.leaser.Lease(ctx, LeaseRequest{Network: n.ID, LAN: lan, MAC: req.MAC, DHCP: n.Options.DHCP})
+	l, err := d.leaser.Lease(ctx, LeaseRequest{Network: n.ID, LAN: lan, MAC: req.MAC, Own: own, DHCP: n.Options.DHCP})
 	if err != nil {
 		return req, fmt.Errorf("network %s: %w", Short(n.ID), err)
 	}

@@ -21,6 +21,7 @@ type server struct {
 	n      byte
 	router netip.Addr
 	routes []Route
+	mtu    int
 	fails  error
 	asked  LeaseRequest
 }
@@ -31,7 +32,7 @@ func (s *server) Lease(_ context.Context, r LeaseRequest) (Lease, error) {
 		return Lease{}, s.fails
 	}
 	s.n++
-	l := Lease{Key: fmt.Sprintf("key%d", s.n), Addr: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, 50, 99 + s.n}), 24), Router: s.router, Routes: s.routes}
+	l := Lease{Key: fmt.Sprintf("key%d", s.n), Addr: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, 50, 99 + s.n}), 24), Router: s.router, Routes: s.routes, MTU: s.mtu}
 	if !r.LAN.Shared {
 		if l.MAC = r.MAC; l.MAC == nil {
 			l.MAC = MAC{2, 0, 0, 0, 0, s.n}
@@ -82,7 +83,7 @@ func TestLease(t *testing.T) {
 				n.Options.NoDefaultRoute = noRoute
 				b.create(n)
 				req := bare("net", "one")
-				e, err := b.TakeLease(ctx, req)
+				e, err := b.TakeLease(ctx, req, options.Endpoint{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -117,7 +118,7 @@ func TestLease(t *testing.T) {
 				}
 				b.arrived(e)
 				// dockerd's repeat of the call, when it is known already.
-				if again, err := b.TakeLease(ctx, req); err != nil || again.Lease != nil {
+				if again, err := b.TakeLease(ctx, req, options.Endpoint{}); err != nil || again.Lease != nil {
 					t.Errorf("%+v, %v", again, err)
 				}
 				s.told(t)
@@ -140,7 +141,7 @@ func TestLeaseAfterRestart(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		leasing(b)
 		b.create(leased("net", "eth0", mode.Default))
-		e, err := b.TakeLease(ctx, bare("net", "one"))
+		e, err := b.TakeLease(ctx, bare("net", "one"), options.Endpoint{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -154,6 +155,41 @@ func TestLeaseAfterRestart(t *testing.T) {
 		b.stop(e)
 		s.told(t, "free key1")
 	})
+}
+
+// The server's MTU is the interface's, where it can be.
+func TestLeaseMTU(t *testing.T) {
+	for _, tt := range []struct{ told, own, want int }{{0, 0, 0}, {1400, 0, 1400}, {9000, 0, 0}, {1400, 1300, 1300}} {
+		b := newBench(t)
+		leasing(b).mtu = tt.told
+		n := leased("net", "eth0", mode.Default)
+		n.Options.MTU = tt.own
+		b.create(n)
+		e, err := b.TakeLease(ctx, bare("net", "one"), options.Endpoint{})
+		if err == nil {
+			_, err = b.CreateEndpoint(ctx, e)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := b.subInterface(&n, b.endpoints[e.ID]).MTU; got != tt.want {
+			t.Errorf("told %d, by the network's option %d: %d, want %d", tt.told, tt.own, got, tt.want)
+		}
+	}
+}
+
+// What a container says for itself goes to the server, of a network that is leased so.
+func TestLeaseOfItsOwn(t *testing.T) {
+	b := newBench(t)
+	s := leasing(b)
+	b.create(leased("net", "eth0", mode.Default))
+	b.create(lan("other", "eth0", mode.Default))
+	own := options.Endpoint{Hostname: "web", ClientID: []byte{0, 1}}
+	if _, err := b.TakeLease(ctx, bare("net", "one"), own); err != nil || !cmp.Equal(s.asked.Own, own) {
+		t.Errorf("%v, asked %+v", err, s.asked)
+	}
+	_, err := b.TakeLease(ctx, on("other", "two", 11), own)
+	refused(t, err, "driver-opt dhcp_hostname", "--ipam-driver null")
 }
 
 // What does not become an endpoint leaves no lease behind.
@@ -193,7 +229,7 @@ func TestLeaseOfNoEndpoint(t *testing.T) {
 			if tt.early && tt.prep != nil {
 				tt.prep(b, s)
 			}
-			e, err := b.TakeLease(ctx, req)
+			e, err := b.TakeLease(ctx, req, options.Endpoint{})
 			if tt.early {
 				refused(t, err, tt.words...)
 				s.told(t)
@@ -220,8 +256,8 @@ func TestLeaseOfARepeat(t *testing.T) {
 	b := newBench(t)
 	s := leasing(b)
 	b.create(leased("net", "eth0", mode.Default))
-	one, err1 := b.TakeLease(ctx, bare("net", "one"))
-	two, err2 := b.TakeLease(ctx, bare("net", "one"))
+	one, err1 := b.TakeLease(ctx, bare("net", "one"), options.Endpoint{})
+	two, err2 := b.TakeLease(ctx, bare("net", "one"), options.Endpoint{})
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
@@ -242,14 +278,14 @@ func TestNoLease(t *testing.T) {
 	s := leasing(b)
 	b.create(lan("net", "eth0", mode.Default))
 	e := on("net", "one", 10)
-	if got, err := b.TakeLease(ctx, e); err != nil || got.Lease != nil {
+	if got, err := b.TakeLease(ctx, e, options.Endpoint{}); err != nil || got.Lease != nil {
 		t.Errorf("%+v, %v", got, err)
 	}
 	b.start(e)
 	if _, ok := b.Leased(e.ID); ok {
 		t.Error("it is leased")
 	}
-	if _, err := b.TakeLease(ctx, bare("nowhere", "two")); err == nil {
+	if _, err := b.TakeLease(ctx, bare("nowhere", "two"), options.Endpoint{}); err == nil {
 		t.Error("an unknown network")
 	}
 	b.stop(e)
@@ -316,7 +352,7 @@ func TestReaddressLease(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		leasing(b)
 		b.create(leased("net", "eth0", mode.Default))
-		e, err := b.TakeLease(ctx, bare("net", "one"))
+		e, err := b.TakeLease(ctx, bare("net", "one"), options.Endpoint{})
 		if err != nil {
 			t.Fatal(err)
 		}

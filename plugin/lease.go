@@ -107,11 +107,11 @@ type leaser struct{ *lease.Book }
 
 func (l *leaser) Lease(ctx context.Context, q driver.LeaseRequest) (driver.Lease, error) {
 	defer extend(ctx, q.DHCP.Timeout)()
-	e, err := l.Take(ctx, lease.Request{Parent: q.LAN.MAC, Link: q.LAN.Link, Shared: q.LAN.Shared, On: q.Network, MAC: net.HardwareAddr(q.MAC), DHCP: q.DHCP})
+	e, err := l.Take(ctx, lease.Request{Parent: q.LAN.MAC, Link: q.LAN.Link, Shared: q.LAN.Shared, On: q.Network, MAC: net.HardwareAddr(q.MAC), Name: q.Own.Hostname, ClientID: q.Own.ClientID, DHCP: q.DHCP})
 	if err != nil {
 		return driver.Lease{}, err
 	}
-	given := driver.Lease{Key: e.Key, Addr: e.Given, Router: lease.Router(e.Lease.Terms)}
+	given := driver.Lease{Key: e.Key, Addr: e.Given, Router: lease.Router(e.Lease.Terms), MTU: e.MTU}
 	if !q.LAN.Shared {
 		given.MAC = driver.MAC(e.Lease.MAC)
 	}

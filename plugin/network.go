@@ -111,10 +111,9 @@ func (p *Plugin) deleteNetwork(ctx context.Context, req network.DeleteNetworkReq
 }
 
 func (p *Plugin) createEndpoint(ctx context.Context, req network.CreateEndpointRequest) (res network.CreateEndpointResponse, err error) {
-	for _, key := range slices.Sorted(maps.Keys(req.Options)) {
-		if !strings.HasPrefix(key, dockerKeys) { // a --network driver-opt; Docker's own keys ride along
-			return res, fmt.Errorf("unknown driver-opt %s for a container; underlay has none", key)
-		}
+	own, err := endpointOptions(req.Options)
+	if err != nil {
+		return res, err
 	}
 	e := driver.Endpoint{ID: req.EndpointID, NetworkID: req.NetworkID}
 	if err := checkID("endpoint", e.ID); err != nil {
@@ -139,7 +138,7 @@ func (p *Plugin) createEndpoint(ctx context.Context, req network.CreateEndpointR
 		return res, fmt.Errorf("%v has no lease: Docker asked for it while it created a network on the subnet; start the container again", e.IPv4.Addr())
 	}
 	asked := e
-	if e, err = p.parts.driver.TakeLease(ctx, e); err != nil {
+	if e, err = p.parts.driver.TakeLease(ctx, e, own); err != nil {
 		return res, err
 	}
 	mac, err := p.parts.driver.CreateEndpoint(ctx, e)
@@ -156,6 +155,18 @@ func (p *Plugin) createEndpoint(ctx context.Context, req network.CreateEndpointR
 		res.Interface.Address = addr.String()
 	}
 	return res, nil
+}
+
+// endpointOptions are the driver-opts of a container, beside which Docker's own keys
+// ride along.
+func endpointOptions(all map[string]any) (options.Endpoint, error) {
+	given := map[string]string{}
+	for key, v := range all {
+		if !strings.HasPrefix(key, dockerKeys) {
+			given[key] = fmt.Sprint(v)
+		}
+	}
+	return options.ParseEndpoint(given)
 }
 
 func (p *Plugin) deleteEndpoint(ctx context.Context, req network.DeleteEndpointRequest) (none, error) {

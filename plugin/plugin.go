@@ -361,6 +361,9 @@ type holdings struct {
 	book *lease.Book
 }
 
+// MTU is that which the server tells with an address.
+func (h *holdings) MTU(addr netip.Addr) int { return h.book.MTU(addr) }
+
 // MAC is that by which a server knows the container that has an address, nil where
 // it goes by a client identifier.
 func (h *holdings) MAC(addr netip.Addr) (net.HardwareAddr, bool) {

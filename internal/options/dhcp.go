@@ -16,6 +16,7 @@ type DHCP struct {
 	Timeout time.Duration `json:"timeout,omitempty"` // that a container's start waits for a lease
 	Keep    bool          `json:"keep,omitempty"`    // a lease is not released at the container's end
 	Class   string        `json:"class,omitempty"`   // the vendor class that is told
+	MTU     bool          `json:"mtu,omitempty"`     // that which the server tells is the interface's
 }
 
 // On says whether any family is leased.
@@ -63,6 +64,9 @@ func dhcpTable[T any](of func(*T) *DHCP) []option[T] {
 		{Option{"dhcp_class", "a word of at most 255 bytes", "none",
 			"the vendor class that the server is told (option 60)"},
 			func(t *T, v string) error { of(t).Class = v; return printable(v) }},
+		{Option{"dhcp_mtu", "true or false", "false",
+			"whether the container has the MTU that the server tells (option 26)"},
+			func(t *T, v string) (err error) { of(t).MTU, err = boolean(v); return err }},
 	}
 }
 
@@ -77,7 +81,7 @@ func (d *DHCP) check(flag string) error {
 	for _, o := range []struct {
 		given bool
 		key   string
-	}{{d.Servers != nil, "dhcp_server"}, {d.Timeout != 0, "lease_timeout"}, {d.Keep, "dhcp_release"}, {d.Class != "", "dhcp_class"}} {
+	}{{d.Servers != nil, "dhcp_server"}, {d.Timeout != 0, "lease_timeout"}, {d.Keep, "dhcp_release"}, {d.Class != "", "dhcp_class"}, {d.MTU, "dhcp_mtu"}} {
 		if o.given {
 			return fmt.Errorf("%s %s is for leases; add %s dhcp=true, or leave it out", flag, o.key, flag)
 		}

@@ -179,14 +179,14 @@ func TestREADMEListsTheOptions(t *testing.T) {
 	}
 	rows := 0
 	for line := range strings.Lines(string(text)) {
-		if strings.HasPrefix(line, "| `-o ") || strings.HasPrefix(line, "| `--ipam-opt ") {
+		if strings.HasPrefix(line, "| `-o ") || strings.HasPrefix(line, "| `--ipam-opt ") || strings.HasPrefix(line, "| `driver-opt ") {
 			rows++
 		}
 	}
-	if want := len(Networks()) + len(Pools()); rows != want {
+	if want := len(Networks()) + len(Pools()) + len(Endpoints()); rows != want {
 		t.Errorf("%d option rows in README.md, want %d", rows, want)
 	}
-	for flag, table := range map[string][]Option{"-o": Networks(), "--ipam-opt": Pools()} {
+	for flag, table := range map[string][]Option{"-o": Networks(), "--ipam-opt": Pools(), "driver-opt": Endpoints()} {
 		at := 0 // the README's order is the table's
 		for _, o := range table {
 			row := "| `" + flag + " " + o.Key + "` | " + o.Wants + " | " + o.Default + " | " + o.Use + " |\n"

@@ -95,8 +95,8 @@ func TestParsePoolRefuses(t *testing.T) {
 		given opts
 		want  string
 	}{
-		{opts{"colour": "red"}, "unknown option --ipam-opt colour; underlay knows parent, subnet, pool, exclude, conflict, reserve, rest, probe_wait, probe_ahead, dhcp, dhcp_server, lease_timeout, dhcp_release, dhcp_class"},
-		{opts{"a\nb": ""}, `unknown option --ipam-opt "a\nb"; underlay knows parent, subnet, pool, exclude, conflict, reserve, rest, probe_wait, probe_ahead, dhcp, dhcp_server, lease_timeout, dhcp_release, dhcp_class`},
+		{opts{"colour": "red"}, "unknown option --ipam-opt colour; underlay knows parent, subnet, pool, exclude, conflict, reserve, rest, probe_wait, probe_ahead, dhcp, dhcp_server, lease_timeout, dhcp_release, dhcp_class, dhcp_mtu"},
+		{opts{"a\nb": ""}, `unknown option --ipam-opt "a\nb"; underlay knows parent, subnet, pool, exclude, conflict, reserve, rest, probe_wait, probe_ahead, dhcp, dhcp_server, lease_timeout, dhcp_release, dhcp_class, dhcp_mtu`},
 		{opts{"parent": "eth0:1"}, `--ipam-opt parent=eth0:1: "eth0:1" is no link name; it takes the name of a link of the host, such as eth0, or eth0.10 for VLAN 10 on eth0`},
 		{opts{"subnet": "192.168.50.0"}, `--ipam-opt subnet=192.168.50.0: "192.168.50.0" is no subnet` + wantsSubnet},
 		{opts{"subnet": "192.168.50.7/24"}, `--ipam-opt subnet=192.168.50.7/24: 192.168.50.7/24 has host bits set; give 192.168.50.0/24` + wantsSubnet},

@@ -238,9 +238,19 @@ func TestDHCPByMAC(t *testing.T) {
 	b := begin(t)
 	const mac, reserved = "02:00:5e:00:50:44", "192.168.50.44"
 	s := dnsmasq(t, "router", "--dhcp-range=192.168.50.100,192.168.50.119,255.255.255.0,120", "--dhcp-option=option:router,"+router4,
-		"--dhcp-host="+mac+","+reserved, "--dhcp-option=option:classless-static-route,0.0.0.0/0,"+router4+",10.20.0.0/16,192.168.50.3")
-	b.network("--ipam-driver", "null", "-o", "parent=eth0", "-o", "dhcp=true", "net")
+		"--dhcp-host="+mac+","+reserved, "--dhcp-host=id:printer-7,192.168.50.45", "--dhcp-option-force=option:mtu,1400", "--dhcp-option=option:classless-static-route,0.0.0.0/0,"+router4+",10.20.0.0/16,192.168.50.3")
+	b.network("--ipam-driver", "null", "-o", "parent=eth0", "-o", "dhcp=true", "-o", "dhcp_mtu=true", "net")
 	c := b.run("web", "--network", "net", "--mac-address", mac)
+	for _, l := range links(t, c.at()) {
+		if l.MTU != 1400 {
+			t.Errorf("%s has an MTU of %d, not the server's 1400", l.Name, l.MTU)
+		}
+	}
+	p := b.run("printer", "--network", "name=net,driver-opt=dhcp_hostname=laser,driver-opt=dhcp_client_id=printer-7")
+	if a := p.addrs("net"); len(a) != 1 || a[0] != "192.168.50.45" || !strings.Contains(s.leased(a[0]), " laser ") {
+		t.Errorf("by its own client id, as laser, it has %v\n%s", a, s.log())
+	}
+	docker(t, "rm", "-f", "printer")
 	if a := c.addrs("net"); len(a) != 1 || a[0] != reserved || c.NetworkSettings.Networks["net"].MacAddress != mac {
 		t.Errorf("docker inspect shows %+v\n%s", c.NetworkSettings.Networks["net"], s.log())
 	}
@@ -264,7 +274,7 @@ func TestDHCPByMAC(t *testing.T) {
 	reaches(t, "a LAN host to the container, restarted", "host1", reserved, addr[0])
 	docker(t, "rm", "-f", "web", "other")
 	defer quiet(t)
-	if n := s.count("DHCPRELEASE"); n != 4 {
+	if n := s.count("DHCPRELEASE"); n != 5 {
 		t.Errorf("%d releases\n%s", n, s.log())
 	}
 	b.tidy()

@@ -42,15 +42,16 @@ type Client interface {
 
 // Request is what a container needs a lease for.
 type Request struct {
-	Parent net.HardwareAddr // the link's own MAC
-	Link   string           // the parent
-	Shared bool             // its MAC is the container's, too: ipvlan
-	On     string           // what tells networks on the link apart: a pool's ID, a network's
-	MAC    net.HardwareAddr // given by the user; nil: derived
-	Name   string           // of the container, where dockerd tells it
-	Addr   netip.Addr       // that and no other; zero: any
-	Subnet netip.Prefix     // it must be in; zero: whichever
-	DHCP   options.DHCP
+	Parent   net.HardwareAddr // the link's own MAC
+	Link     string           // the parent
+	Shared   bool             // its MAC is the container's, too: ipvlan
+	On       string           // what tells networks on the link apart: a pool's ID, a network's
+	MAC      net.HardwareAddr // given by the user; nil: derived
+	Name     string           // of the container, where dockerd or the user tells it
+	ClientID []byte           // given by the user; nil: derived
+	Addr     netip.Addr       // that and no other; zero: any
+	Subnet   netip.Prefix     // it must be in; zero: whichever
+	DHCP     options.DHCP
 }
 
 // Entry is one lease, or what is left of one for the next start.
@@ -64,6 +65,7 @@ type Entry struct {
 	Lease  dhcp.Lease   `json:"lease"`
 	Shared bool         `json:"shared,omitempty"` // the MAC is the parent's: the server goes by the client identifier
 	Keep   bool         `json:"keep,omitempty"`
+	MTU    int          `json:"mtu,omitempty"`  // that the interface is to have; 0: none is told, or wanted
 	Rests  time.Time    `json:"rests,omitzero"` // since when no container has it; zero: one does
 	Lost   string       `json:"lost,omitempty"` // why the server's word is not to be had at present
 }
@@ -174,7 +176,7 @@ func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	e := &Entry{Key: key, Drawn: r.MAC == nil && r.Name == "" && !r.Addr.IsValid(), On: r.On, Name: r.Name, Given: l.Addr, IPAM: r.Subnet.IsValid(), Shared: r.Shared, Lease: l, Keep: r.DHCP.Keep}
+	e := &Entry{Key: key, Drawn: r.MAC == nil && r.ClientID == nil && r.Name == "" && !r.Addr.IsValid(), On: r.On, Name: r.Name, Given: l.Addr, IPAM: r.Subnet.IsValid(), Shared: r.Shared, Lease: l, Keep: r.DHCP.Keep}
 	if r.Subnet.IsValid() && !r.Subnet.Contains(l.Addr.Addr()) {
 		err := fmt.Errorf("the DHCP server %v has given %v, which is outside the network's subnet %v; create the network with --subnet %v", l.Server, l.Addr.Addr(), r.Subnet, l.Addr.Masked())
 		b.client.Release(key)
@@ -183,6 +185,9 @@ func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
 	if what := b.own(r.Link, l.Addr.Addr()); what != "" {
 		b.client.Release(key) // a decline would have the server keep it from the host, too
 		return Entry{}, fmt.Errorf("the DHCP server %v has given %v, which is %s; it may go by the MAC, which this container shares with the host: tell it to go by the client identifier, or use macvlan", l.Server, l.Addr.Addr(), what)
+	}
+	if r.DHCP.MTU {
+		e.MTU = l.MTU
 	}
 	b.mu.Lock()
 	if o := b.given[l.Addr.Addr()]; o != nil && o.Key != key && e.IPAM {
@@ -222,6 +227,8 @@ func (b *Book) identify(r Request) (key string, ask dhcp.Ask, err error) {
 	switch {
 	case r.MAC != nil:
 		who = "mac " + r.MAC.String()
+	case r.ClientID != nil:
+		who = "client " + string(r.ClientID)
 	case r.Name != "":
 		who = "name " + r.Name
 	case r.Addr.IsValid():
@@ -239,6 +246,9 @@ func (b *Book) identify(r Request) (key string, ask dhcp.Ask, err error) {
 		if attempt > 0 && r.MAC != nil {
 			return "", ask, fmt.Errorf("--mac-address %v has a lease on this network already; give another, or stop the container that has it", r.MAC)
 		}
+		if attempt > 0 && r.ClientID != nil {
+			return "", ask, fmt.Errorf("the client id %x is in use on this network already; give another, or stop the container that has it", r.ClientID)
+		}
 		key = keyOf(r, who, attempt)
 	}
 	b.asking[key] = true
@@ -250,6 +260,9 @@ func (b *Book) identify(r Request) (key string, ask dhcp.Ask, err error) {
 	case ask.MAC == nil:
 		ask.MAC = net.HardwareAddr(slices.Clone(id[:6]))
 		ask.MAC[0] = ask.MAC[0]&^1 | 2 // locally administered, of one machine (IEEE 802, 8.4)
+	}
+	if r.ClientID != nil {
+		ask.ClientID = r.ClientID
 	}
 	ask.Key = key
 	if e := b.entries[key]; e != nil && !e.Rests.IsZero() && (!r.Addr.IsValid() || e.Lease.Addr.Addr() == r.Addr) {
@@ -347,6 +360,16 @@ func (b *Book) MAC(addr netip.Addr) (mac net.HardwareAddr, shared, ok bool) {
 		return nil, false, false
 	}
 	return e.Lease.MAC, e.Shared, true
+}
+
+// MTU is that which the container with an address is to have from the server, or 0.
+func (b *Book) MTU(addr netip.Addr) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e := b.given[addr]; e != nil {
+		return e.MTU
+	}
+	return 0
 }
 
 // FreeAddress is Free for what IPAM has given.

@@ -180,6 +180,7 @@ func withMAC(m string) func(*Request) {
 }
 func on(network string) func(*Request)    { return func(r *Request) { r.On = network } }
 func shared(r *Request)                   { r.Shared = true }
+func client(id string) func(*Request)     { return func(r *Request) { r.ClientID = []byte(id) } }
 func kept(r *Request)                     { r.DHCP.Keep = true }
 func onLink(link string) func(*Request)   { return func(r *Request) { r.Link = link } }
 func ofHost(parent string) func(*Request) { return func(r *Request) { r.Parent = mac(parent) } }
@@ -214,6 +215,10 @@ func TestIdentity(t *testing.T) {
 		{"two MACs", request(withMAC(aa)), request(withMAC("02:00:00:00:00:ab")), false},
 		{"a MAC before a name", request(withMAC(aa), named("web")), request(withMAC(aa), named("db")), true},
 		{"an address", request(at("192.168.50.77")), request(at("192.168.50.77")), true},
+		{"a client id", request(client("one"), named("web")), request(client("one"), named("db")), true},
+		{"two client ids", request(client("one")), request(client("two")), false},
+		{"a client id, ipvlan", request(client("one"), shared), request(client("one"), shared), true},
+		{"nothing after a client id", request(client("one")), request(), false},
 		{"two addresses", request(at("192.168.50.77")), request(at("192.168.50.78")), false},
 		{"nothing", request(), request(), true},
 		{"nothing after a name", request(named("web")), request(), false},
@@ -327,6 +332,14 @@ func TestAsk(t *testing.T) {
 	if a := b.lastAsk(); a.MAC.String() != "00:16:3e:00:00:aa" || a.ClientID != nil {
 		t.Errorf("%+v", a)
 	}
+	for _, r := range []Request{request(client("mine")), request(client("yours"), shared)} {
+		b.take(r)
+		if a := b.lastAsk(); !bytes.Equal(a.ClientID, r.ClientID) {
+			t.Errorf("client id %x, not the own %x", a.ClientID, r.ClientID)
+		}
+		_, err := b.Take(t.Context(), r)
+		refused(t, err, fmt.Sprintf("%x", r.ClientID), "in use")
+	}
 	e := b.take(request(shared))
 	a = b.lastAsk()
 	if a.MAC.String() != "00:16:3e:00:00:02" || len(a.ClientID) != 1+4+2+16 || a.ClientID[0] != 255 || !bytes.Equal(a.ClientID[5:7], []byte{0, 4}) {
@@ -337,6 +350,22 @@ func TestAsk(t *testing.T) {
 	}
 	if _, _, ok := b.MAC(netip.MustParseAddr("192.168.50.200")); ok {
 		t.Error("an address that nobody has has a MAC")
+	}
+}
+
+// The MTU is told only where it is wanted.
+func TestMTU(t *testing.T) {
+	for _, wanted := range []bool{false, true} {
+		b := newBench(t)
+		b.terms.MTU = 1400
+		e := b.take(request(func(r *Request) { r.DHCP.MTU = wanted }))
+		if got := b.MTU(e.Given.Addr()); (got == 1400) != wanted || !wanted && got != 0 {
+			t.Errorf("wanted %t: %d", wanted, got)
+		}
+		b.Free(e.Key)
+		if got := b.MTU(e.Given.Addr()); got != 0 {
+			t.Errorf("%d after the end", got)
+		}
 	}
 }
 
