@@ -272,7 +272,7 @@ func (s *space) kea(more string) *process {
 	}}`), 0o600); err != nil {
 		s.T.Fatal(err)
 	}
-	return s.start("DHCP6_STARTED", []string{"KEA_PIDFILE_DIR=" + dir, "KEA_LOCKFILE_DIR=none", "KEA_LOGGER_DESTINATION=stdout"},
+	return s.start("DHCP6_STARTED", []string{"KEA_DHCP_DATA_DIR=" + dir, "KEA_PIDFILE_DIR=" + dir, "KEA_LOCKFILE_DIR=none", "KEA_LOGGER_DESTINATION=stdout"},
 		path, "-c", config)
 }
 
