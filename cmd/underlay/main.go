@@ -77,12 +77,12 @@ func run(socket, stateDir, sandboxes string) error {
 	if err := withFaults(&config); err != nil {
 		return err
 	}
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	p, err := plugin.Listen(config)
 	if err != nil {
 		return err
 	}
-	stop := make(chan os.Signal, 1)
-	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	served := make(chan error, 1)
 	go func() { served <- p.Serve() }()
 	select {
