@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -583,11 +582,8 @@ func (d *Driver) showHostTo(n *Network, e *Endpoint) {
 // showHostToRoommates is showHostTo for those that may have had their routes from
 // an endpoint that has been deleted.
 func (d *Driver) showHostToRoommates(e *Endpoint) {
-	d.mu.Lock()
-	roommates := slices.Collect(maps.Values(d.roommates[e.Sandbox]))
-	d.mu.Unlock()
-	for _, o := range roommates {
-		if n, err := d.network(o.NetworkID); err == nil && e.Sandbox != "" && len(e.Routes) > 0 {
+	for _, o := range d.roommatesOf(e) {
+		if n, err := d.network(o.NetworkID); err == nil && len(e.Routes) > 0 {
 			d.companions.Go(func() { d.showHostTo(n, o) })
 		}
 	}

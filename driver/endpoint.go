@@ -539,6 +539,13 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID strin
 			d.answer(n)
 		}
 		d.showHostToRoommates(e)
+		if len(d.roommatesOf(e)) > 0 {
+			d.companions.Go(func() {
+				if sleep(d.ctx, pictureAfter) {
+					d.pictureRoommates(e)
+				}
+			})
+		}
 		d.logOfEndpoint(networkID, e.ID).Info("endpoint deleted")
 	})
 }

@@ -3,6 +3,8 @@ package driver
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"underlay/netlinkutil"
@@ -208,7 +210,8 @@ func (d *Driver) arrives(n *Network, e *Endpoint) {
 	})
 }
 
-// pictureSoon pictures an interface once dockerd has finished it.
+// pictureSoon pictures an interface once dockerd has finished it, and the others of
+// the container: the default route may have gone from one to the other.
 func (d *Driver) pictureSoon(ctx context.Context, n *Network, e *Endpoint) {
 	for _, after := range []time.Duration{pictureAfter, pictureAgain - pictureAfter} {
 		if !sleep(ctx, after) {
@@ -216,7 +219,28 @@ func (d *Driver) pictureSoon(ctx context.Context, n *Network, e *Endpoint) {
 		}
 		d.showHostTo(n, e)
 		d.pictureNow(n, e)
+		d.pictureRoommates(e)
 	}
+}
+
+// pictureRoommates pictures the other interfaces of an endpoint's container.
+func (d *Driver) pictureRoommates(e *Endpoint) {
+	for _, o := range d.roommatesOf(e) {
+		if n, err := d.network(o.NetworkID); err == nil && o.Arrived {
+			d.pictureNow(n, o)
+		}
+	}
+}
+
+// roommatesOf are the other endpoints of an endpoint's container.
+func (d *Driver) roommatesOf(e *Endpoint) []*Endpoint {
+	if e.Sandbox == "" {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	others := slices.Collect(maps.Values(d.roommates[e.Sandbox]))
+	return slices.DeleteFunc(others, func(o *Endpoint) bool { return o.ID == e.ID })
 }
 
 // pictureNow pictures an interface, if it is there to be seen.

@@ -240,6 +240,53 @@ func TestInterfaceIsAsLastSeen(t *testing.T) {
 	})
 }
 
+// dockerd takes the default route from one interface of a container to another, when
+// it puts that in and when it takes it out.
+func TestRoommatesArePictured(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		one := b.one("eth0")
+		b.create(lan("net2", "eth1", mode.Default))
+		two := on("net2", "two", 11)
+		gw := netip.MustParseAddr("192.168.50.1")
+		gateway := func(there bool) {
+			b.kernel.Alter(sandbox(one.ID), b.endpointAlias(one.NetworkID, one.ID), func(i *netlinkutil.Interface) {
+				i.Routes = nil
+				if there {
+					i.Routes = []netlinkutil.InterfaceRoute{{To: defaultRoute(gw), Via: gw}}
+				}
+			})
+		}
+		pictured := func(routes int) {
+			t.Helper()
+			time.Sleep(pictureAgain + time.Second)
+			if _, e, err := b.endpoint(one.NetworkID, one.ID); err != nil || e.Interface == nil || len(e.Interface.Routes) != routes {
+				t.Errorf("the first interface is pictured as %+v, want %d routes", e.Interface, routes)
+			}
+		}
+		if _, err := b.CreateEndpoint(ctx, two); err != nil {
+			t.Fatal(err)
+		}
+		p, err := b.Join(ctx, two.NetworkID, two.ID, sandbox(one.ID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.kernel.MoveTo(p.LinkName, sandbox(one.ID), netlinkutil.Interface{Name: "eth1", MTU: 1500, Up: true, Addrs: []netip.Prefix{two.IPv4}}); err != nil {
+			t.Fatal(err)
+		}
+		b.arrived(two)
+		gateway(false)
+		pictured(0)
+		if err := b.Leave(ctx, two.NetworkID, two.ID); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.DeleteEndpoint(ctx, two.NetworkID, two.ID); err != nil {
+			t.Fatal(err)
+		}
+		gateway(true)
+		pictured(1)
+	})
+}
+
 func TestMTUComesBack(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		e := b.one("eth0")

@@ -243,6 +243,18 @@ func holders() map[string][]string {
 	return who
 }
 
+// reconcile has the plugin do now what it does each minute.
+func reconcile(t *testing.T) {
+	t.Helper()
+	socket, err := pluginSocket(plugin)
+	if err == nil {
+		err = call(unixClient(socket), "POST", "/Underlay.Reconcile", struct{}{}, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // state is what the plugin holds, one leaf of its JSON a line; times, and what
 // is known of the LAN, which changes by itself, are left out.
 func state(t *testing.T) []string {
