@@ -256,7 +256,11 @@ func (s *space) dnsmasq(args ...string) *process {
 
 // kea starts a server with a range of 256 and lifetimes of 30 s, renewed after
 // 3 s, rebound after 6 s; more goes into the subnet.
-func (s *space) kea(more string) *process {
+func (s *space) kea(more string) *process { return s.keaSaying("DEBUG", more) }
+
+// keaSaying starts one that logs what is of a severity at least: to say each packet
+// costs it more than to answer.
+func (s *space) keaSaying(severity, more string) *process {
 	s.T.Helper()
 	path := find(s.T, "kea-dhcp6", "kea-dhcp6-server")
 	dir := s.T.TempDir()
@@ -268,7 +272,7 @@ func (s *space) kea(more string) *process {
 		"option-data": [{"name": "dns-servers", "data": "2001:db8:77::53"}, {"name": "domain-search", "data": "lan.example"}],
 		"subnet6": [{"id": 1, "subnet": "2001:db8:77::/64", "interface": "eth0",
 			"pools": [{"pool": "2001:db8:77::100-2001:db8:77::1ff"}]`+more+`}],
-		"loggers": [{"name": "kea-dhcp6", "severity": "DEBUG", "debuglevel": 55, "output_options": [{"output": "stdout"}]}]
+		"loggers": [{"name": "kea-dhcp6", "severity": "`+severity+`", "debuglevel": 55, "output_options": [{"output": "stdout"}]}]
 	}}`), 0o600); err != nil {
 		s.T.Fatal(err)
 	}
