@@ -29,9 +29,8 @@ type test struct {
 	output    []string // what it printed, newest last, bounded
 }
 
-// key names a test across steps. Packages differ in how they are written
-// (a test binary run in a VM has none), so the name alone must do.
-func (t *test) key() string { return t.name }
+// key names a test across steps. That of a virtual machine's suite has no package.
+func (t *test) key() string { return t.pkg + " " + t.name }
 
 // step is one step's results.
 type step struct {
@@ -76,6 +75,7 @@ func (s *step) read(r io.Reader) error {
 	s.byName = map[string]*test{}
 	in := bufio.NewScanner(r)
 	in.Buffer(make([]byte, 64<<10), 16<<20)
+	var pkg string // of plain output, where it is said
 	var last *test // of plain output: what follows a result line belongs to it
 	for in.Scan() {
 		line := in.Bytes()
@@ -88,13 +88,19 @@ func (s *step) read(r io.Reader) error {
 		}
 		text := strings.TrimRight(in.Text(), "\r")
 		if m := resultLine.FindStringSubmatch(text); m != nil {
-			last = s.test("", m[2])
+			last = s.test(pkg, m[2])
 			last.outcome = map[string]outcome{"PASS": passed, "FAIL": failed, "SKIP": skipped}[m[1]]
 			continue
 		}
-		if f := strings.Fields(text); len(f) == 3 && f[0] == "===" && f[1] == "RUN" {
-			last = s.test("", f[2])
-			continue
+		if f := strings.Fields(text); len(f) == 3 && f[0] == "===" {
+			switch f[1] {
+			case "PACKAGE": // scripts/test says it between the outputs of several test binaries
+				pkg, last = f[2], nil
+				continue
+			case "RUN":
+				last = s.test(pkg, f[2])
+				continue
+			}
 		}
 		if last != nil {
 			last.say(text)
