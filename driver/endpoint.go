@@ -290,6 +290,17 @@ func (d *Driver) leasedTo(req Endpoint) (MAC, bool) {
 	return MAC(mac), ok && mac != nil
 }
 
+// leasedRoutes are those that the LAN's server tells an endpoint.
+func (d *Driver) leasedRoutes(e *Endpoint) []Route {
+	switch {
+	case e.Lease != nil:
+		return e.Lease.Routes
+	case d.foreign(e.NetworkID):
+		return nil
+	}
+	return d.holdings.Routes(e.IPv4.Addr())
+}
+
 // leasedMTU is the MTU that the LAN's server tells an endpoint, as far as it can
 // have it; 0: none.
 func (d *Driver) leasedMTU(n *Network, parent netlinkutil.Link, req Endpoint) (mtu int) {
@@ -411,8 +422,8 @@ func (d *Driver) Join(ctx context.Context, networkID, endpointID, sandbox string
 		gw := n.gateway(addr.Addr())
 		if addr.Addr().Is4() {
 			gw = e.router(n)
-			if l := e.Lease; l != nil && !n.Options.NoDefaultRoute {
-				p.Routes = append(p.Routes, l.Routes...)
+			if !n.Options.NoDefaultRoute {
+				p.Routes = append(p.Routes, d.leasedRoutes(e)...)
 			}
 		}
 		switch {
