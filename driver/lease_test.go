@@ -425,3 +425,39 @@ func TestLeaseOptions(t *testing.T) {
 	refused(t, b.CreateNetwork(ctx, n), "--ipam-driver null", "--ipam-opt dhcp=true")
 	b.nothing()
 }
+
+// told is an IPAM whose addresses come with routes of the LAN's server.
+type told struct {
+	containerNames
+	routes []Route
+}
+
+func (h told) Routes(netip.Addr) []Route { return h.routes }
+
+// The server's routes are the container's, also where the IPAM has taken the lease.
+func TestLeasedRoutes(t *testing.T) {
+	routes := []Route{{Destination: netip.MustParsePrefix("10.0.0.0/8"), NextHop: netip.MustParseAddr("192.168.50.2")}}
+	for _, tt := range []struct {
+		what             string
+		noRoute, foreign bool
+		want             []Route
+	}{
+		{"plain", false, false, routes},
+		{"no default route", true, false, nil},
+		{"another IPAM's address", false, true, nil},
+	} {
+		b := newBench(t)
+		b.holdings = told{b.names, routes}
+		n := lan("net", "eth0", mode.Default)
+		n.Options.NoDefaultRoute, n.ForeignIPAM = tt.noRoute, tt.foreign
+		b.create(n)
+		e := on("net", "one", 11)
+		if _, err := b.CreateEndpoint(ctx, e); err != nil {
+			t.Fatal(err)
+		}
+		p, err := b.Join(ctx, e.NetworkID, e.ID, "/var/run/docker/netns/"+e.ID[:12])
+		if err != nil || !slices.Equal(p.Routes, tt.want) {
+			t.Errorf("%s: %+v, %v", tt.what, p, err)
+		}
+	}
+}
