@@ -228,21 +228,26 @@ func testKea(t *testing.T) {
 // Whatever servers do.
 func TestDHCPServers(t *testing.T) {
 	beginBare(t)
-	// They mostly wait, each in a segment of its own. An emulated processor starts their
-	// containers slowly, all at once: what is about promptness comes after that.
+	// They mostly wait, each in a segment of its own. But containers are started by one
+	// after the other: an emulated processor takes its time, and what is about promptness
+	// comes when all are there.
+	var turn sync.Mutex
 	var up sync.WaitGroup
-	runs := map[string]func(*testing.T, func()){
-		"changes": testChanges, "short of addresses": testShort, "rogue": testRogue,
-		"relay": testRelay, "options": testOptions, "many": testMany,
-	}
 	all := []func(){func() {
 		t.Run("black hole", func(t *testing.T) { testBlackHole(t, up.Wait) })
 	}}
-	for name, f := range runs {
+	for _, r := range []struct {
+		name string
+		run  func(t *testing.T, up func())
+	}{
+		{"many", testMany}, {"changes", testChanges}, {"rogue", testRogue},
+		{"relay", testRelay}, {"options", testOptions}, {"short of addresses", testShort},
+	} {
 		up.Add(1)
 		all = append(all, func() {
-			is := sync.OnceFunc(up.Done)
-			t.Run(name, func(t *testing.T) { defer is(); f(t, is) })
+			turn.Lock()
+			is := sync.OnceFunc(func() { turn.Unlock(); up.Done() })
+			t.Run(r.name, func(t *testing.T) { defer is(); r.run(t, is) })
 		})
 	}
 	together(all...)
@@ -425,6 +430,7 @@ func testOptions(t *testing.T, up func()) {
 
 // A server that hears everything and answers nothing.
 func testBlackHole(t *testing.T, wait func()) {
+	wait()
 	g := newSegment(t, 68)
 	s := g.dnsmasq(g.at, "--dhcp-range="+g.span(100, 119, ",")+",255.255.255.0,120", "--dhcp-ignore=tag:!known")
 	args := g.byIPAM("--ipam-opt", "lease_timeout=25s", "hole")
@@ -451,7 +457,6 @@ func testBlackHole(t *testing.T, wait func()) {
 	run := func(name, network string) func() error {
 		return func() error { _, err := g.tryRun(name, "--network", network); return err }
 	}
-	wait()
 	hole := make(chan struct{})
 	go func() { defer close(hole); note("hole", run("swallowed", "hole"))() }()
 	s.until(t, 60*time.Second, "a question", func() bool { return s.count("DHCPDISCOVER") > 0 })
@@ -492,7 +497,7 @@ func testMany(t *testing.T, up func()) {
 	}
 	defer log.Close()
 	begin := func() {
-		cmd = host.command(binary, "serve", "--socket", socket, "--state", dir)
+		cmd = host.command(victimBinary, "serve", "--socket", socket, "--state", dir)
 		cmd.Env = append(os.Environ(), "UNDERLAY_GRACE=20m") // no endpoints come for the addresses
 		cmd.Stdout, cmd.Stderr = log, log
 		err := cmd.Start()
