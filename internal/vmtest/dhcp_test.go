@@ -24,8 +24,8 @@ type server struct {
 	mu     sync.Mutex
 	said   bytes.Buffer
 	leases string // file
-	comma  bool   // which is kea's
-	ready  string // what it says then
+	ready  string // what it says once it serves
+	comma  bool   // the file is kea's
 	env    []string
 }
 
