@@ -69,6 +69,9 @@ type Holdings interface {
 	// MTU is that which the server tells with an address, where it is to be the
 	// interface's; else 0.
 	MTU(netip.Addr) int
+	// Routes are those that the server tells with an address, besides the default
+	// route.
+	Routes(netip.Addr) []Route
 	// Ended says that the endpoint that had an address has ended without dockerd
 	// having said so.
 	Ended(netip.Addr)

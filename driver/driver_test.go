@@ -44,6 +44,7 @@ func (c containerNames) Name(a netip.Addr) (string, bool) { n, ok := c[a]; retur
 
 func (c containerNames) MAC(netip.Addr) (net.HardwareAddr, bool) { return nil, false }
 func (c containerNames) MTU(netip.Addr) int                      { return 0 }
+func (c containerNames) Routes(netip.Addr) []Route               { return nil }
 
 func (c containerNames) Ended(netip.Addr) {}
 

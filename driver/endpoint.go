@@ -290,6 +290,34 @@ func (d *Driver) leasedTo(req Endpoint) (MAC, bool) {
 	return MAC(mac), ok && mac != nil
 }
 
+// leasedRoutes are those that the LAN's server tells an endpoint with an address. What
+// the kernel would refuse is left out: it would keep the container from starting.
+func (d *Driver) leasedRoutes(e *Endpoint, on netip.Prefix) (usable []Route) {
+	var all []Route
+	switch {
+	case e.Lease != nil:
+		all = e.Lease.Routes
+	case !d.foreign(e.NetworkID):
+		all = d.holdings.Routes(e.IPv4.Addr())
+	}
+	near := []netip.Prefix{on.Masked()}
+	for _, r := range all {
+		if !r.NextHop.IsValid() {
+			near, usable = append(near, r.Destination), append(usable, r)
+		}
+	}
+	for _, r := range all {
+		switch {
+		case !r.NextHop.IsValid():
+		case slices.ContainsFunc(near, func(p netip.Prefix) bool { return p.Contains(r.NextHop) }):
+			usable = append(usable, r)
+		default:
+			d.logOfEndpoint(e.NetworkID, e.ID).Warnf("no route to %v: the DHCP server tells one by %v, which is not on the link of %v", r.Destination, r.NextHop, on)
+		}
+	}
+	return usable
+}
+
 // leasedMTU is the MTU that the LAN's server tells an endpoint, as far as it can
 // have it; 0: none.
 func (d *Driver) leasedMTU(n *Network, parent netlinkutil.Link, req Endpoint) (mtu int) {
@@ -411,9 +439,6 @@ func (d *Driver) Join(ctx context.Context, networkID, endpointID, sandbox string
 		gw := n.gateway(addr.Addr())
 		if addr.Addr().Is4() {
 			gw = e.router(n)
-			if l := e.Lease; l != nil && !n.Options.NoDefaultRoute {
-				p.Routes = append(p.Routes, l.Routes...)
-			}
 		}
 		switch {
 		case n.Options.NoDefaultRoute:
@@ -426,6 +451,9 @@ func (d *Driver) Join(ctx context.Context, networkID, endpointID, sandbox string
 			}
 		}
 		p.Routes = append(p.Routes, n.routes(addr)...)
+		if addr.Addr().Is4() && !n.Options.NoDefaultRoute { // the network's own come first, and so before these
+			p.Routes = append(p.Routes, d.leasedRoutes(e, addr)...)
+		}
 	}
 	if n.Options.HostAccess {
 		w, err := d.way(n)

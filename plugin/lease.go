@@ -115,12 +115,18 @@ func (l *leaser) Lease(ctx context.Context, q driver.LeaseRequest) (driver.Lease
 	if !q.LAN.Shared {
 		given.MAC = driver.MAC(e.Lease.MAC)
 	}
+	given.Routes = leasedRoutes(e)
+	return given, nil
+}
+
+// leasedRoutes are those of a lease besides the default route.
+func leasedRoutes(e lease.Entry) (all []driver.Route) {
 	for _, r := range e.Lease.Routes {
 		if r.To.Bits() > 0 && r.To != e.Given.Masked() { // which the kernel routes by itself
-			given.Routes = append(given.Routes, driver.Route{Destination: r.To, NextHop: r.Via})
+			all = append(all, driver.Route{Destination: r.To, NextHop: r.Via})
 		}
 	}
-	return given, nil
+	return all
 }
 
 // held tells whether a container may have a lease.

@@ -364,6 +364,15 @@ type holdings struct {
 // MTU is that which the server tells with an address.
 func (h *holdings) MTU(addr netip.Addr) int { return h.book.MTU(addr) }
 
+// Routes are those that the server tells with an address.
+func (h *holdings) Routes(addr netip.Addr) []driver.Route {
+	e, ok := h.book.Given(addr)
+	if !ok {
+		return nil
+	}
+	return leasedRoutes(e)
+}
+
 // MAC is that by which a server knows the container that has an address, nil where
 // it goes by a client identifier.
 func (h *holdings) MAC(addr netip.Addr) (net.HardwareAddr, bool) {

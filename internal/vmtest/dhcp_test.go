@@ -24,6 +24,9 @@ type server struct {
 	mu     sync.Mutex
 	said   bytes.Buffer
 	leases string // file
+	ready  string // what it says once it serves
+	comma  bool   // the file is kea's
+	env    []string
 }
 
 func (s *server) Write(b []byte) (int, error) {
@@ -55,10 +58,16 @@ func (s *server) count(words ...string) (n int) {
 // dnsmasq serves a range of the LAN from a place, with args besides.
 func dnsmasq(t *testing.T, at place, args ...string) *server {
 	t.Helper()
-	s := &server{t: t, at: at, dir: t.TempDir()}
+	return dnsmasqOn(t, at, "eth0", args...)
+}
+
+// dnsmasqOn is dnsmasq on another link.
+func dnsmasqOn(t *testing.T, at place, nic string, args ...string) *server {
+	t.Helper()
+	s := &server{t: t, at: at, dir: t.TempDir(), ready: "started, version"}
 	s.leases = filepath.Join(s.dir, "leases")
 	s.args = append([]string{"dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--no-resolv", "--no-hosts", "--no-ping", "--user=root",
-		"--log-dhcp", "--dhcp-leasefile=" + s.leases, "--pid-file=" + filepath.Join(s.dir, "pid"), "--dhcp-authoritative", "--interface=eth0", "--bind-interfaces"}, args...)
+		"--log-dhcp", "--dhcp-leasefile=" + s.leases, "--pid-file=" + filepath.Join(s.dir, "pid"), "--dhcp-authoritative", "--interface=" + nic, "--bind-interfaces"}, args...)
 	s.start()
 	return s
 }
@@ -66,7 +75,8 @@ func dnsmasq(t *testing.T, at place, args ...string) *server {
 func (s *server) start() {
 	s.t.Helper()
 	c := s.at.command(s.args...)
-	c.Stdout, c.Stderr = s, s
+	c.Stdout, c.Stderr, c.Env = s, s, s.env
+	seen := strings.Count(s.log(), s.ready)
 	if err := c.Start(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -80,7 +90,7 @@ func (s *server) start() {
 			return permanent{errorf("it has ended: %s", s.log())}
 		default:
 		}
-		if !strings.Contains(s.log(), "DHCP, ") {
+		if strings.Count(s.log(), s.ready) == seen {
 			return errorf("not ready: %s", s.log())
 		}
 		return nil
@@ -93,12 +103,18 @@ func (s *server) start() {
 // leased is the server's line about an address, "" if it has none.
 func (s *server) leased(addr string) string {
 	text, _ := os.ReadFile(s.leases)
+	last := ""
 	for line := range strings.Lines(string(text)) {
-		if strings.Contains(line, " "+addr+" ") {
+		switch f := strings.Split(line, ","); {
+		case s.comma && f[0] == addr: // the file is written on and on
+			if last = line; f[3] == "0" || f[9] != "0" { // given back, or not good
+				last = ""
+			}
+		case !s.comma && strings.Contains(line, " "+addr+" "):
 			return line
 		}
 	}
-	return ""
+	return last
 }
 
 // dhcpArgs are those of a network whose addresses are the LAN's server's. Docker

@@ -52,8 +52,8 @@ func (b *boot) load() bool {
 const (
 	notYoung = `^TestReinstalled$|^TestUpgrade$/previous|^TestParents$/^(flapped|VLAN|MTU|renamed|plugin|REBUILD)` +
 		`|^TestLeftovers$|^TestComposeFiles$|^TestRefusals$|^TestReachRefusals$|^TestRouteRefusals$` +
-		`|^TestVLAN(s|Order|Names)$|^TestSquatters|^TestBurst$|^TestBlind$|^TestHairpinProbes$|^TestKillPlugin$`
-	notOld = `^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$|^TestModes$|^TestProxy$|^TestSoak$|^TestKillDaemon$|^TestDHCP(OfOneMAC|AnotherAddress)$`
+		`|^TestVLAN(s|Order|Names)$|^TestDHCPDaemonKilled$|^TestSquatters|^TestBurst$|^TestBlind$|^TestHairpinProbes$|^TestKillPlugin$`
+	notOld = `^TestDHCPServers$|^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$|^TestModes$|^TestProxy$|^TestSoak$|^TestKillDaemon$|^TestDHCP(OfOneMAC|AnotherAddress)$`
 )
 
 // begin runs all tests that need no reboot and then, if any of them is asked

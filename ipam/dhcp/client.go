@@ -78,6 +78,7 @@ type Client struct {
 	out    []letter         // to be sent when mu is released
 	events []Event          // to be told
 	taps   map[string]*tap
+	silent map[string]time.Time // by link: when it was last waited in vain for any answer there
 	closed bool
 }
 
@@ -96,7 +97,7 @@ func start(cfg Config, open func(string) (wire, error)) *Client {
 	c := &Client{
 		cfg: cfg, open: open,
 		wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
-		leases: map[string]*lease{}, ids: map[string]*lease{}, asked: map[[4]byte]*lease{}, taps: map[string]*tap{}, gates: map[string]*gate{},
+		leases: map[string]*lease{}, ids: map[string]*lease{}, asked: map[[4]byte]*lease{}, taps: map[string]*tap{}, silent: map[string]time.Time{}, gates: map[string]*gate{},
 	}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.wg.Go(c.run)
@@ -128,7 +129,7 @@ func (c *Client) Close() {
 // Told tells of it. A key that holds a lease already is given that.
 //
 // When ctx ends, the error is what a server said last, or that none answered, and
-// nothing is left behind. But where none answered, and the previous lease is good
+// nothing is left behind. It ends sooner where another has just waited in vain. But where none answered, and the previous lease is good
 // for some time yet, and nobody else has its address, that is gone on with (RFC
 // 2131 3.2).
 func (c *Client) Acquire(ctx context.Context, ask Ask) (Lease, error) {
@@ -187,13 +188,42 @@ func (c *Client) Discover(ctx context.Context, ask Ask) (Terms, error) {
 	return found.Terms, err
 }
 
+// dockerd starts the containers of a network one after the other, and at its boot
+// answers nobody meanwhile: where one has waited in vain for any answer on a link, the
+// others of the next minute wait for as long as two questions take, or with a lease to
+// go on with, the two before these. An answer to anyone there ends that.
+const (
+	lull   = time.Minute
+	brief  = first + first/2
+	brief2 = first*reboots + first/2
+)
+
 // await waits for what becomes of l, but not longer than ctx.
 func (c *Client) await(ctx context.Context, l *lease, waiter <-chan outcome) (Lease, error) {
 	began := time.Now()
-	select {
-	case o := <-waiter:
-		return o.lease, o.err
-	case <-ctx.Done():
+	var soon <-chan time.Time
+	c.mu.Lock()
+	if c.mute(l, began) {
+		wait := brief
+		if l.previous != nil {
+			wait = brief2
+		}
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		soon = timer.C
+	}
+	c.mu.Unlock()
+	for ended := false; !ended; {
+		select {
+		case o := <-waiter:
+			return o.lease, o.err
+		case <-soon:
+			c.mu.Lock()
+			ended = c.mute(l, time.Now())
+			c.mu.Unlock()
+		case <-ctx.Done():
+			ended = true
+		}
 	}
 	c.mu.Lock()
 	defer c.leave()
@@ -201,6 +231,9 @@ func (c *Client) await(ctx context.Context, l *lease, waiter <-chan outcome) (Le
 	case o := <-waiter: // just now
 		return o.lease, o.err
 	default:
+	}
+	if l.trouble == nil && !l.offer.server.IsValid() {
+		c.silent[l.Link] = time.Now()
 	}
 	if l.spare && l.state == selecting && l.trouble == nil && !l.previous.Expired(time.Now()) {
 		c.resume(l)
@@ -212,6 +245,13 @@ func (c *Client) await(ctx context.Context, l *lease, waiter <-chan outcome) (Le
 		err = fmt.Errorf("no dhcp server answers on %s: is there one on this LAN, and has it an address left?", l.Link)
 	}
 	return Lease{}, fmt.Errorf("%w (after %s)", err, time.Since(began).Round(100*time.Millisecond))
+}
+
+// mute says whether nobody has answered l, and nobody else on its link of late. With
+// mu held.
+func (c *Client) mute(l *lease, now time.Time) bool {
+	since, ok := c.silent[l.Link]
+	return ok && now.Sub(since) < lull && l.trouble == nil && !l.offer.server.IsValid()
 }
 
 // Restore goes on with leases that containers are using, as a client would that

@@ -710,3 +710,51 @@ func BenchmarkStrangers(b *testing.B) {
 		c.hear("eth0", f)
 	}
 }
+
+// TestSilentLink: where one has waited in vain, the next ones wait briefly, until a
+// server answers.
+func TestSilentLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newFake("10.0.0.1", time.Hour)
+		n := newLAN(srv)
+		c := n.client(t, Config{})
+		ask := asker(9)
+		previous, err := c.try(10*time.Second, ask)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Forget("9")
+		wait := func(what string, ask Ask, ok bool, least, most time.Duration) {
+			t.Helper()
+			began := time.Now()
+			_, err := c.try(10*time.Second, ask)
+			if took := time.Since(began); (err == nil) != ok || took < least || took > most {
+				t.Errorf("%s: %v after %s", what, err, took)
+			}
+		}
+		srv.set(func() { srv.away = true })
+		wait("the first", asker(1), false, 10*time.Second, 10*time.Second)
+		n.clear()
+		wait("the second", asker(2), false, brief, brief)
+		if d := n.count(discover); d != 2 {
+			t.Errorf("%d DISCOVERs", d)
+		}
+		ask.Previous = &previous
+		wait("one with a lease to go on with", ask, true, brief2, brief2)
+		c.Forget("9")
+		other := asker(3)
+		other.Link = "eth1"
+		wait("on another link", other, false, 10*time.Second, 10*time.Second)
+		wait("the third", asker(3), false, brief, brief)
+		time.Sleep(lull)
+		wait("a minute later", asker(4), false, 10*time.Second, 10*time.Second)
+
+		go func() {
+			time.Sleep(time.Second)
+			srv.set(func() { srv.away = false })
+		}()
+		wait("the server comes back", asker(5), true, 0, brief)
+		srv.set(func() { srv.away = true })
+		wait("once one had an answer", asker(6), false, 10*time.Second, 10*time.Second)
+	})
+}

@@ -360,6 +360,7 @@ func (c *Client) hear(link string, b []byte) {
 		l.trouble = fmt.Errorf("dhcp server %s gives what cannot be used: %w", a.server, err)
 		return
 	}
+	delete(c.silent, link)
 	a.terms.ServerMAC = bytes.Clone(p.ether)
 	now := time.Now()
 	switch a.kind {

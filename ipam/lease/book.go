@@ -372,6 +372,16 @@ func (b *Book) MTU(addr netip.Addr) int {
 	return 0
 }
 
+// Given is the entry of the container which was given an address.
+func (b *Book) Given(addr netip.Addr) (Entry, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e := b.given[addr]; e != nil {
+		return *e, true
+	}
+	return Entry{}, false
+}
+
 // FreeAddress is Free for what IPAM has given.
 func (b *Book) FreeAddress(addr netip.Addr) {
 	b.mu.Lock()
