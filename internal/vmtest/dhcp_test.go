@@ -24,6 +24,7 @@ type server struct {
 	mu     sync.Mutex
 	said   bytes.Buffer
 	leases string // file
+	ready  string // what it says once it serves
 }
 
 func (s *server) Write(b []byte) (int, error) {
@@ -55,7 +56,7 @@ func (s *server) count(words ...string) (n int) {
 // dnsmasq serves a range of the LAN from a place, with args besides.
 func dnsmasq(t *testing.T, at place, args ...string) *server {
 	t.Helper()
-	s := &server{t: t, at: at, dir: t.TempDir()}
+	s := &server{t: t, at: at, dir: t.TempDir(), ready: "DHCP, "}
 	s.leases = filepath.Join(s.dir, "leases")
 	s.args = append([]string{"dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--no-resolv", "--no-hosts", "--no-ping", "--user=root",
 		"--log-dhcp", "--dhcp-leasefile=" + s.leases, "--pid-file=" + filepath.Join(s.dir, "pid"), "--dhcp-authoritative", "--interface=eth0", "--bind-interfaces"}, args...)
@@ -80,7 +81,7 @@ func (s *server) start() {
 			return permanent{errorf("it has ended: %s", s.log())}
 		default:
 		}
-		if !strings.Contains(s.log(), "DHCP, ") {
+		if !strings.Contains(s.log(), s.ready) {
 			return errorf("not ready: %s", s.log())
 		}
 		return nil

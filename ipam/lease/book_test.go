@@ -85,6 +85,7 @@ func (s *server) note(what string) {
 type bench struct {
 	*Book
 	*server
+	six   *server6
 	t     *testing.T
 	path  string
 	log   *test.Hook
@@ -95,6 +96,7 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	b := &bench{t: t, path: filepath.Join(t.TempDir(), "state.db"), server: &server{}, has: map[string]netip.Prefix{}, own: map[netip.Addr]string{}}
+	b.six = &server6{server: b.server}
 	b.open()
 	return b
 }
@@ -114,7 +116,7 @@ func (b *bench) open() {
 	b.t.Cleanup(func() { st.Close() })
 	var log *logrus.Logger
 	log, b.log = test.NewNullLogger()
-	b.Book, err = Open(Config{Client: b.server, Store: st, Log: logrus.NewEntry(log), Changed: func(e Entry) {
+	b.Book, err = Open(Config{Client: b.server, Client6: b.six, Store: st, Log: logrus.NewEntry(log), Changed: func(e Entry) {
 		to := e.Lease.Addr
 		if has, ok := b.has[e.Key]; ok && has != to || !ok && to != e.Given { // as the driver knows what a container has
 			b.has[e.Key] = to
