@@ -56,7 +56,7 @@ func (s *server) count(words ...string) (n int) {
 // dnsmasq serves a range of the LAN from a place, with args besides.
 func dnsmasq(t *testing.T, at place, args ...string) *server {
 	t.Helper()
-	s := &server{t: t, at: at, dir: t.TempDir(), ready: "DHCP, "}
+	s := &server{t: t, at: at, dir: t.TempDir(), ready: "started, version"}
 	s.leases = filepath.Join(s.dir, "leases")
 	s.args = append([]string{"dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--no-resolv", "--no-hosts", "--no-ping", "--user=root",
 		"--log-dhcp", "--dhcp-leasefile=" + s.leases, "--pid-file=" + filepath.Join(s.dir, "pid"), "--dhcp-authoritative", "--interface=eth0", "--bind-interfaces"}, args...)

@@ -79,6 +79,7 @@ type Entry struct {
 	Lost   string       `json:"lost,omitempty"` // why the server's word is not to be had at present
 
 	taken time.Time // by this process
+	spent bool      // the container has got no lease of IPv6, and so does not start
 }
 
 // V6 says which family the lease is of.
@@ -198,6 +199,7 @@ func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
 	defer cancel()
 	l, err := b.acquire(wait, r, ask)
 	if err != nil {
+		b.spend(key)
 		return Entry{}, err
 	}
 	e := &Entry{Key: key, Drawn: drawn, On: r.On, Name: r.Name, Given: l.Addr, IPAM: r.Subnet.IsValid(), Shared: r.Shared, Lease: l, Keep: r.DHCP.Keep, taken: time.Now()}
@@ -338,7 +340,7 @@ func (b *Book) mate(r Request) (found *Entry) {
 	now := time.Now()
 	lately := func(e *Entry) bool { return now.Sub(e.taken) < mateWithin }
 	for _, e := range b.entries {
-		if e.V6() || !e.IPAM || !e.Rests.IsZero() || e.Lease.Link != r.Link || e.Shared != r.Shared || e.Name != r.Name || !oneNetwork(e.On, r.On) || b.busy(e.Key+suffix6) {
+		if e.V6() || e.spent || !e.IPAM || !e.Rests.IsZero() || e.Lease.Link != r.Link || e.Shared != r.Shared || e.Name != r.Name || !oneNetwork(e.On, r.On) || b.busy(e.Key+suffix6) {
 			continue
 		}
 		switch {
@@ -351,6 +353,19 @@ func (b *Book) mate(r Request) (found *Entry) {
 		}
 	}
 	return found
+}
+
+// spend notes that a container has got no lease of IPv6: dockerd gives its start up,
+// and does not give the address of IPv4 back at once.
+func (b *Book) spend(key string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	four, six := strings.CutSuffix(key, suffix6)
+	if e := b.entries[four]; six && e != nil {
+		now := *e
+		now.spent = true
+		b.put(&now)
+	}
 }
 
 // oneNetwork says whether two pools, one of each family, may be of one network: they
@@ -483,7 +498,7 @@ func (b *Book) Free(key string) {
 		delete(b.given, e.Given.Addr())
 	}
 	rests := *e
-	rests.Rests = time.Now()
+	rests.Rests, rests.spent = time.Now(), false
 	if e.Keep {
 		b.speaker(e.V6()).Forget(e.Key)
 	} else {

@@ -135,6 +135,18 @@ func TestMates(t *testing.T) {
 	if e := b.take(request6()); slices.ContainsFunc(six, func(o Entry) bool { return o.Key == e.Key }) || !strings.HasSuffix(e.Key, suffix6) || !e.Drawn {
 		t.Errorf("%+v", e)
 	}
+	// One whose start has failed at its lease of IPv6 is no other's.
+	b = newBench(t)
+	b.take(request())
+	b.six.fails = dhcp6.ErrNoServer
+	if _, err := b.Take(t.Context(), request6()); !errors.Is(err, dhcp6.ErrNoServer) {
+		t.Fatal(err)
+	}
+	b.six.fails = nil
+	second := b.take(request())
+	if e := b.take(request6()); e.Key != second.Key+suffix6 {
+		t.Errorf("%s, want that of %s", e.Key, second.Key)
+	}
 	// One that has another's, of a start in which the calls overtook each other, has
 	// the same again.
 	b = newBench(t)
