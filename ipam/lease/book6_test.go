@@ -358,3 +358,20 @@ func TestTold6(t *testing.T) {
 		t.Errorf("after a restart: %+v", es)
 	}
 }
+
+// Leases of IPv4 are on disk as they were before there were others.
+func TestRecord4(t *testing.T) {
+	const text = `{"key":"k","on":"pool","given":"192.168.50.10/24","ipam":true,"lease":{"key":"k","link":"eth0","mac":"AgAAAAAB","addr":"192.168.50.10/24","server":"192.168.50.1","granted":"2026-11-30T12:00:00Z","expires":"2026-11-30T13:00:00Z"}}`
+	b := newBench(t)
+	if err := b.store.Apply(store.Change{Bucket: bucket, Key: []byte("k"), Value: []byte(text)}); err != nil {
+		t.Fatal(err)
+	}
+	b.open()
+	es := b.Entries()
+	if len(es) != 1 || es[0].Lease.Addr != es[0].Given || es[0].Lease.Link != "eth0" || es[0].Lease.V6 != nil || es[0].V6() {
+		t.Fatalf("%+v", es)
+	}
+	if got := string(record(&es[0]).Value); got != text {
+		t.Errorf("%s, not\n%s", got, text)
+	}
+}
