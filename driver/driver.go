@@ -303,8 +303,8 @@ func (d *Driver) drop(e *Endpoint) {
 	}
 	delete(d.presences, e.ID)
 	delete(d.endpoints, e.ID)
-	if there && e.Lease != nil && d.leaser != nil {
-		d.leaser.Free(e.Lease.Key)
+	if there {
+		d.free(e)
 	}
 	take := func(index map[string]map[string]*Endpoint, key string) {
 		delete(index[key], e.ID)
@@ -400,6 +400,7 @@ type LAN struct {
 	Link   string
 	MAC    net.HardwareAddr // of the link
 	Shared bool             // the containers have that one, too
+	Alone  bool             // one container has the link to itself
 }
 
 // LANOf returns where the containers of a subnet are, by the networks on it whose
@@ -425,7 +426,7 @@ func (d *Driver) LANOf(subnet netip.Prefix) (LAN, error) {
 	if err != nil {
 		return LAN{}, fmt.Errorf("network %s: %w", Short(found.ID), err)
 	}
-	return LAN{Link: parent.Name, MAC: parent.MAC, Shared: found.mode().SharesMAC() || found.mode().Alone()}, nil
+	return LAN{Link: parent.Name, MAC: parent.MAC, Shared: found.mode().SharesMAC() || found.mode().Alone(), Alone: found.mode().Alone()}, nil
 }
 
 // Holder tells which endpoint holds an address.

@@ -42,37 +42,60 @@ type Endpoint struct {
 	DeviceID uint16 `json:"deviceID,omitempty"`
 	// MTU is the LAN's server's, where the network has it so; 0: the network's own.
 	MTU int `json:"mtu,omitempty"`
-	// Lease is what the driver has leased, of a network with an IPAM that gives
-	// nothing.
-	Lease *Lease `json:"lease,omitempty"`
-	// Leased is what the LAN's own server has given the container since in the place
-	// of IPv4, which Docker goes on showing.
+	// Lease and Lease6 are what the driver has leased, of a network with an IPAM that
+	// gives nothing.
+	Lease  *Lease `json:"lease,omitempty"`
+	Lease6 *Lease `json:"lease6,omitempty"`
+	// Leased and Leased6 are what the LAN's own server has given the container since in
+	// the place of IPv4 and IPv6, which Docker goes on showing.
 	Leased       netip.Prefix `json:"leased,omitzero"`
 	LeasedRouter netip.Addr   `json:"leasedRouter,omitzero"`
+	Leased6      netip.Prefix `json:"leased6,omitzero"`
 }
 
 // prefixes are the addresses that an endpoint has, with the lengths of their
 // subnets.
 func (e *Endpoint) prefixes() (ps []netip.Prefix) {
-	v4 := e.IPv4
-	if e.Leased.IsValid() {
-		v4 = e.Leased
-	}
-	for _, p := range []netip.Prefix{v4, e.IPv6} {
-		if p.IsValid() {
+	for _, v6 := range []bool{false, true} {
+		if _, p := e.prefix(v6); p.IsValid() {
 			ps = append(ps, p)
 		}
 	}
 	return ps
 }
 
+// prefix is the address of a family that Docker shows, and the one that the endpoint
+// has.
+func (e *Endpoint) prefix(v6 bool) (shown, has netip.Prefix) {
+	shown, leased := e.IPv4, e.Leased
+	if v6 {
+		shown, leased = e.IPv6, e.Leased6
+	}
+	if leased.IsValid() {
+		return shown, leased
+	}
+	return shown, shown
+}
+
 // everyAddress is prefixes, and what Docker shows in the place of one.
 func (e *Endpoint) everyAddress() []netip.Prefix {
 	ps := e.prefixes()
-	if e.Leased.IsValid() && e.Leased != e.IPv4 {
-		ps = append(ps, e.IPv4)
+	for _, v6 := range []bool{false, true} {
+		if shown, has := e.prefix(v6); shown != has {
+			ps = append(ps, shown)
+		}
 	}
 	return ps
+}
+
+// leases are those of the driver.
+func (e *Endpoint) leases() (ls []*Lease) {
+	for _, l := range []*Lease{e.Lease, e.Lease6} {
+		if l != nil {
+			ls = append(ls, l)
+		}
+	}
+	return ls
 }
 
 // addresses are an endpoint's, for a person.
@@ -108,13 +131,13 @@ func (m *MAC) UnmarshalText(b []byte) error {
 // same.
 func (d *Driver) CreateEndpoint(ctx context.Context, req Endpoint) (MAC, error) {
 	mac, made, err := d.createEndpoint(ctx, req)
-	if req.Lease != nil && !made {
-		d.leaser.Free(req.Lease.Key)
+	if !made {
+		d.free(&req)
 	}
 	return mac, err
 }
 
-// createEndpoint is CreateEndpoint. The endpoint is made, and will free its lease,
+// createEndpoint is CreateEndpoint. The endpoint is made, and will free its leases,
 // unless it fails early or is there already.
 func (d *Driver) createEndpoint(ctx context.Context, req Endpoint) (mac MAC, made bool, err error) {
 	n, err := d.network(req.NetworkID)
@@ -185,7 +208,8 @@ func (n *Network) takes(req Endpoint) error {
 // other endpoint of the parent has. submitted is nil for one that is known.
 func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e *Endpoint, submitted <-chan error, err error) {
 	who := d.identity(req) // asks the IPAM: not under the lock
-	leased, byMAC := d.leasedTo(req)
+	leased, byMAC := d.leasedTo(req, false)
+	leased6, _ := d.leasedTo(req, true)
 	mtu := d.leasedMTU(n, parent, req)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -220,6 +244,8 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 		}
 	case n.mode().Alone():
 		e.MAC = MAC(parent.MAC)
+	case leased6 != nil && !n.mode().SharesMAC() && d.withMAC(n, leased6) == nil:
+		e.MAC = leased6 // by which a server of IPv6 may know it; but it does not see it
 	case !n.mode().SharesMAC():
 		base := baseMAC(parent)
 		for attempt := byte(0); e.MAC == nil || d.withMAC(n, e.MAC) != nil; attempt++ {
@@ -281,12 +307,14 @@ func (d *Driver) foreign(networkID string) bool {
 	return err == nil && (n.ForeignIPAM || len(n.Subnets) == 0)
 }
 
-// leasedTo is the MAC by which the LAN's server knows an endpoint's address.
-func (d *Driver) leasedTo(req Endpoint) (MAC, bool) {
-	if !req.IPv4.IsValid() || req.Lease != nil || d.foreign(req.NetworkID) {
+// leasedTo is the MAC by which the LAN's server knows an endpoint's address of a
+// family.
+func (d *Driver) leasedTo(req Endpoint, v6 bool) (MAC, bool) {
+	shown, _ := req.prefix(v6)
+	if !shown.IsValid() || len(req.leases()) > 0 || d.foreign(req.NetworkID) {
 		return nil, false
 	}
-	mac, ok := d.holdings.MAC(req.IPv4.Addr())
+	mac, ok := d.holdings.MAC(shown.Addr())
 	return MAC(mac), ok && mac != nil
 }
 
@@ -436,10 +464,7 @@ func (d *Driver) Join(ctx context.Context, networkID, endpointID, sandbox string
 		return p, d.joins(n, e, sandbox)
 	}
 	for _, addr := range e.prefixes() {
-		gw := n.gateway(addr.Addr())
-		if addr.Addr().Is4() {
-			gw = e.router(n)
-		}
+		gw := e.router(n, addr.Addr().Is6())
 		switch {
 		case n.Options.NoDefaultRoute:
 		case n.mode().RoutesByLink():

@@ -27,6 +27,8 @@ type LeaseRequest struct {
 	MAC     MAC // nil: whichever
 	Own     options.Endpoint
 	DHCP    options.DHCP
+	V6      bool
+	Mate    string // IPv6: the key of the endpoint's lease of IPv4, if it has one
 }
 
 // Lease is what the LAN's server has given an endpoint.
@@ -39,18 +41,19 @@ type Lease struct {
 	MTU    int          `json:"mtu,omitempty"`    // as the network has it from the server; 0: the parent's
 }
 
-// TakeLease takes a lease for an endpoint of a network that has its addresses so.
-// What it returns is what CreateEndpoint is to be called with, which then frees the
-// lease if there is to be no such endpoint. own is what the container says of it.
+// TakeLease takes the leases of an endpoint of a network that has its addresses so.
+// What it returns is what CreateEndpoint is to be called with, which then frees them
+// if there is to be no such endpoint. own is what the container says of it.
 func (d *Driver) TakeLease(ctx context.Context, req Endpoint, own options.Endpoint) (Endpoint, error) {
 	n, err := d.network(req.NetworkID)
 	if err != nil {
 		return req, err
 	}
-	if said := own.Given(); said != "" && !n.Options.DHCP.V4 {
+	o := n.Options.DHCP
+	if said := own.Given(); said != "" && !o.On() {
 		return req, fmt.Errorf("driver-opt %s is for networks with --ipam-driver null -o dhcp=true; with --ipam-opt dhcp=true, Docker asks for the address before it tells this", said)
 	}
-	if !n.Options.DHCP.V4 || req.IPv4.IsValid() {
+	if !o.On() || req.IPv4.IsValid() || req.IPv6.IsValid() {
 		return req, nil
 	}
 	d.mu.Lock()
@@ -69,27 +72,60 @@ func (d *Driver) TakeLease(ctx context.Context, req Endpoint, own options.Endpoi
 	if d.leaser == nil {
 		return req, errors.New("this underlay has no DHCP client")
 	}
-	lan := LAN{Link: parent.Name, MAC: parent.MAC, Shared: n.mode().SharesMAC() || n.mode().Alone() && req.MAC == nil}
-	l, err := d.leaser.Lease(ctx, LeaseRequest{Network: n.ID, LAN: lan, MAC: req.MAC, Own: own, DHCP: n.Options.DHCP})
-	if err != nil {
-		return req, fmt.Errorf("network %s: %w", Short(n.ID), err)
+	ask := LeaseRequest{
+		Network: n.ID, MAC: req.MAC, Own: own, DHCP: o,
+		LAN: LAN{Link: parent.Name, MAC: parent.MAC, Shared: n.mode().SharesMAC() || n.mode().Alone() && req.MAC == nil, Alone: n.mode().Alone()},
 	}
-	req.Lease, req.IPv4 = &l, l.Addr
-	if req.MAC == nil && !lan.Shared {
-		req.MAC = l.MAC
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout) // for both
+	defer cancel()
+	leased := req
+	for _, v6 := range []bool{false, true} {
+		if !o.Leased(v6) {
+			continue
+		}
+		ask.V6 = v6
+		l, err := d.leaser.Lease(ctx, ask)
+		if err != nil {
+			d.free(&leased)
+			return req, fmt.Errorf("network %s: %w", Short(n.ID), err)
+		}
+		if v6 {
+			leased.Lease6, leased.IPv6 = &l, l.Addr
+		} else {
+			leased.Lease, leased.IPv4, ask.Mate = &l, l.Addr, l.Key
+		}
+		if leased.MAC == nil && !ask.LAN.Shared {
+			leased.MAC = l.MAC
+		}
 	}
-	return req, nil
+	return leased, nil
 }
 
-// Leased returns the address that an endpoint has been leased, if it has.
-func (d *Driver) Leased(endpointID string) (addr netip.Prefix, ok bool) {
+// free gives up the leases of an endpoint that is not to be.
+func (d *Driver) free(e *Endpoint) {
+	for _, l := range e.leases() {
+		if d.leaser != nil {
+			d.leaser.Free(l.Key)
+		}
+	}
+}
+
+// Leased returns the addresses that an endpoint has been leased, zero of a family of
+// which it has not.
+func (d *Driver) Leased(endpointID string) (v4, v6 netip.Prefix) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	e := d.endpoints[endpointID]
-	if e == nil || e.Lease == nil {
-		return addr, false
+	if e == nil {
+		return v4, v6
 	}
-	return e.IPv4, true
+	if e.Lease != nil {
+		v4 = e.IPv4
+	}
+	if e.Lease6 != nil {
+		v6 = e.IPv6
+	}
+	return v4, v6
 }
 
 // HasLease tells whether an endpoint has the lease of a key.
@@ -99,8 +135,10 @@ func (d *Driver) withLease(key string) *Endpoint {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, e := range d.endpoints {
-		if e.Lease != nil && e.Lease.Key == key {
-			return e
+		for _, l := range e.leases() {
+			if l.Key == key {
+				return e
+			}
 		}
 	}
 	return nil
@@ -117,12 +155,15 @@ func (d *Driver) ReaddressLease(key string, is netip.Prefix, router netip.Addr) 
 
 // Readdress sees to it that a container which runs has an address, and routes by a
 // router, that the LAN's own server has given it in the place of what Docker was told;
-// that is given.
+// that is given. No router leaves the container its own.
 func (d *Driver) Readdress(given netip.Addr, is netip.Prefix, router netip.Addr) error {
 	d.mu.Lock()
 	e := d.addresses[given]
 	d.mu.Unlock()
-	if e == nil || e.IPv4.Addr() != given {
+	if e == nil {
+		return nil
+	}
+	if shown, _ := e.prefix(given.Is6()); shown.Addr() != given {
 		return nil // it has ended
 	}
 	return d.readdress(e, is, router)
@@ -133,14 +174,15 @@ func (d *Driver) readdress(e *Endpoint, is netip.Prefix, router netip.Addr) erro
 	if err != nil {
 		return nil
 	}
-	if n.Subnets != nil && e.IPv4.Contains(is.Addr()) {
-		is = netip.PrefixFrom(is.Addr(), e.IPv4.Bits())
+	v6 := is.Addr().Is6()
+	shown, was := e.prefix(v6)
+	if n.Subnets != nil && shown.Contains(is.Addr()) {
+		is = netip.PrefixFrom(is.Addr(), shown.Bits())
 	}
-	was := e.prefixes()[0]
 	if was.Addr() == is.Addr() {
 		return nil
 	}
-	c := netlinkutil.Readdressing{Was: was, Is: is, RouterWas: e.router(n), RouterIs: router}
+	c := netlinkutil.Readdressing{Was: was, Is: is, RouterWas: e.router(n, v6), RouterIs: router}
 	err = d.kernel.Readdress(e.Sandbox, d.endpointAlias(n.ID, e.ID), c)
 	switch {
 	case errors.Is(err, netlinkutil.ErrNoSandbox) || e.Sandbox == "":
@@ -149,12 +191,16 @@ func (d *Driver) readdress(e *Endpoint, is netip.Prefix, router netip.Addr) erro
 		return fmt.Errorf("endpoint %s: %w", Short(e.ID), err)
 	}
 	d.mu.Lock()
-	if d.addresses[was.Addr()] == e && was.Addr() != e.IPv4.Addr() {
+	if d.addresses[was.Addr()] == e && was.Addr() != shown.Addr() {
 		delete(d.addresses, was.Addr())
 	}
 	d.mu.Unlock()
 	after, ok := d.update(e.ID, func(e *Endpoint) {
-		e.Leased, e.LeasedRouter = is, router
+		if v6 {
+			e.Leased6 = is
+		} else {
+			e.Leased, e.LeasedRouter = is, router
+		}
 		if e.Interface != nil { // which may have gone with its parent, and be made again as this
 			i := c.Of(*e.Interface)
 			e.Interface = &i
@@ -172,13 +218,18 @@ func (d *Driver) readdress(e *Endpoint, is netip.Prefix, router netip.Addr) erro
 	return nil
 }
 
-// router is that of an endpoint's default route of IPv4, as far as it is known.
-func (e *Endpoint) router(n *Network) netip.Addr {
-	switch {
-	case e.LeasedRouter.IsValid():
-		return e.LeasedRouter
-	case e.Lease != nil:
-		return e.Lease.Router
+// router is that of an endpoint's default route of a family, as far as it is known.
+func (e *Endpoint) router(n *Network, v6 bool) netip.Addr {
+	shown, _ := e.prefix(v6)
+	l := e.Lease
+	if v6 {
+		l = e.Lease6
 	}
-	return n.gateway(e.IPv4.Addr())
+	switch {
+	case e.LeasedRouter.IsValid() && !v6:
+		return e.LeasedRouter
+	case l != nil:
+		return l.Router
+	}
+	return n.gateway(shown.Addr())
 }

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -23,6 +25,7 @@ type server struct {
 	routes []Route
 	mtu    int
 	fails  error
+	fails6 error
 	asked  LeaseRequest
 }
 
@@ -33,6 +36,12 @@ func (s *server) Lease(_ context.Context, r LeaseRequest) (Lease, error) {
 	}
 	s.n++
 	l := Lease{Key: fmt.Sprintf("key%d", s.n), Addr: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, 50, 99 + s.n}), 24), Router: s.router, Routes: s.routes, MTU: s.mtu}
+	if r.V6 {
+		if s.fails6 != nil {
+			return Lease{}, s.fails6
+		}
+		l.Addr, l.Router, l.Routes = netip.MustParsePrefix(fmt.Sprintf("fd00:50::%d/64", 99+s.n)), netip.MustParseAddr("fe80::1"), nil
+	}
 	if !r.LAN.Shared {
 		if l.MAC = r.MAC; l.MAC == nil {
 			l.MAC = MAC{2, 0, 0, 0, 0, s.n}
@@ -61,7 +70,7 @@ func leasing(b *bench) *server {
 
 // leased is a network whose addresses are a server's, not an IPAM's.
 func leased(name, parent string, m mode.Mode) Network {
-	return Network{ID: id(name), ForeignIPAM: true, Options: options.Network{Parent: parent, Mode: m, DHCP: options.DHCP{V4: true}}}
+	return Network{ID: id(name), ForeignIPAM: true, Options: options.Network{Parent: parent, Mode: m, DHCP: options.DHCP{V4: true, Timeout: time.Second}}}
 }
 
 func bare(network, name string) Endpoint { return Endpoint{ID: id(name), NetworkID: id(network)} }
@@ -95,8 +104,8 @@ func TestLease(t *testing.T) {
 				if err != nil || (mac == nil) != tt.shared || !tt.shared && mac.String() != "02:00:00:00:00:01" {
 					t.Fatalf("%v, %v", mac, err)
 				}
-				if a, ok := b.Leased(e.ID); !ok || a.String() != "192.168.50.100/24" {
-					t.Errorf("%v, %t", a, ok)
+				if a, a6 := b.Leased(e.ID); a.String() != "192.168.50.100/24" || a6.IsValid() {
+					t.Errorf("%v, %v", a, a6)
 				}
 				if !b.HasLease("key1") || b.HasLease("key2") {
 					t.Error("it does not know its leases")
@@ -124,7 +133,7 @@ func TestLease(t *testing.T) {
 				s.told(t)
 				b.stop(e)
 				s.told(t, "free key1")
-				if _, ok := b.Leased(e.ID); ok || b.HasLease("key1") {
+				if a, _ := b.Leased(e.ID); a.IsValid() || b.HasLease("key1") {
 					t.Error("it is leased still")
 				}
 				if err := b.DeleteNetwork(ctx, e.NetworkID); err != nil {
@@ -149,8 +158,8 @@ func TestLeaseAfterRestart(t *testing.T) {
 		b.Close()
 		b.restart()
 		s := leasing(b)
-		if a, ok := b.Leased(e.ID); !ok || a != e.IPv4 || !b.HasLease("key1") {
-			t.Errorf("%v, %t", a, ok)
+		if a, _ := b.Leased(e.ID); a != e.IPv4 || !b.HasLease("key1") {
+			t.Errorf("%v", a)
 		}
 		b.stop(e)
 		s.told(t, "free key1")
@@ -282,7 +291,7 @@ func TestNoLease(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	b.start(e)
-	if _, ok := b.Leased(e.ID); ok {
+	if a, _ := b.Leased(e.ID); a.IsValid() {
 		t.Error("it is leased")
 	}
 	if _, err := b.TakeLease(ctx, bare("nowhere", "two"), options.Endpoint{}); err == nil {
@@ -364,8 +373,8 @@ func TestReaddressLease(t *testing.T) {
 		if i, err := b.inside(e); err != nil || i.Addrs[0] != is {
 			t.Errorf("%+v, %v", i, err)
 		}
-		if a, ok := b.Leased(e.ID); !ok || a != e.IPv4 {
-			t.Errorf("Docker is told %v, %t, and was told %v", a, ok, e.IPv4)
+		if a, _ := b.Leased(e.ID); a != e.IPv4 {
+			t.Errorf("Docker is told %v, and was told %v", a, e.IPv4)
 		}
 		p, err := b.Join(ctx, e.NetworkID, e.ID, sandbox(e.ID)) // dockerd's repeat
 		if err != nil || !slices.Equal(p.Gateways, []netip.Addr{e.Lease.Router}) {
@@ -424,4 +433,161 @@ func TestLeaseOptions(t *testing.T) {
 	n.Options.DHCP.V4 = true
 	refused(t, b.CreateNetwork(ctx, n), "--ipam-driver null", "--ipam-opt dhcp=true")
 	b.nothing()
+}
+
+// The leases of both families, from docker run to docker stop.
+func TestLeases(t *testing.T) {
+	for _, tt := range []struct {
+		what   string
+		dhcp   options.DHCP
+		v4, v6 string
+		told   []string
+	}{
+		{"IPv6", options.DHCP{V6: true}, "invalid Prefix", "fd00:50::100/64", []string{"lease key1"}},
+		{"both", options.DHCP{V4: true, V6: true}, "192.168.50.100/24", "fd00:50::101/64", []string{"lease key1", "lease key2"}},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			bubble(t, func(t *testing.T, b *bench) {
+				s := leasing(b)
+				n := leased("net", "eth0", mode.Default)
+				tt.dhcp.Timeout = time.Second
+				n.Options.DHCP = tt.dhcp
+				b.create(n)
+				e, err := b.TakeLease(ctx, bare("net", "one"), options.Endpoint{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !s.asked.V6 || tt.dhcp.V4 && s.asked.Mate != "key1" || !tt.dhcp.V4 && s.asked.Mate != "" {
+					t.Errorf("asked %+v", s.asked)
+				}
+				mac, err := b.CreateEndpoint(ctx, e)
+				if err != nil || mac.String() != "02:00:00:00:00:01" { // of the first
+					t.Fatalf("%v, %v", mac, err)
+				}
+				if v4, v6 := b.Leased(e.ID); v4.String() != tt.v4 || v6.String() != tt.v6 {
+					t.Errorf("%v, %v", v4, v6)
+				}
+				p, err := b.Join(ctx, e.NetworkID, e.ID, "/var/run/docker/netns/"+e.ID[:12])
+				if err != nil {
+					t.Fatal(err)
+				}
+				if gw := p.Gateways; len(gw) != len(tt.told) || gw[len(gw)-1].String() != "fe80::1" {
+					t.Errorf("%+v", p)
+				}
+				s.told(t, tt.told...)
+				if err := b.kernel.Move(p.LinkName); err != nil {
+					t.Fatal(err)
+				}
+				b.arrived(e)
+				b.Close()
+				b.restart()
+				s = leasing(b)
+				if !b.HasLease("key" + fmt.Sprint(len(tt.told))) {
+					t.Error("it does not know its leases")
+				}
+				b.stop(e)
+				for k := range tt.told {
+					tt.told[k] = fmt.Sprintf("free key%d", k+1)
+				}
+				s.told(t, tt.told...)
+			})
+		})
+	}
+}
+
+// Half a container is none.
+func TestLeaseOfOneFamilyOnly(t *testing.T) {
+	b := newBench(t)
+	s := leasing(b)
+	s.fails6 = errors.New("no DHCPv6 server answers")
+	n := leased("net", "eth0", mode.Default)
+	n.Options.DHCP.V6 = true
+	b.create(n)
+	e, err := b.TakeLease(ctx, bare("net", "one"), options.Endpoint{})
+	refused(t, err, "no DHCPv6 server answers", "network net")
+	if e.Lease != nil || e.IPv4.IsValid() {
+		t.Errorf("%+v", e)
+	}
+	s.told(t, "lease key1", "free key1")
+}
+
+// The server has given a running container another IPv6 address.
+func TestReaddress6(t *testing.T) {
+	router := netip.MustParseAddr("192.168.50.1")
+	bubble(t, func(t *testing.T, b *bench) {
+		e := b.one("eth0")
+		before, err := b.inside(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []netip.Prefix{netip.MustParsePrefix("fd00:50::99/64"), netip.MustParsePrefix("fd00:51::5/128")} {
+			is := want
+			if e.IPv6.Contains(is.Addr()) {
+				is = netip.PrefixFrom(is.Addr(), 128) // what is known of the subnet is better
+			}
+			if err := b.Readdress(e.IPv6.Addr(), is, netip.Addr{}); err != nil {
+				t.Fatal(err)
+			}
+			b.Reconcile()
+			i, err := b.inside(e)
+			if err != nil || !slices.Equal(i.Addrs, []netip.Prefix{e.IPv4, want}) || !slices.Equal(i.Routes, before.Routes) {
+				t.Errorf("inside %+v, %v; before %+v", i, err, before)
+			}
+			_, now, err := b.endpoint(e.NetworkID, e.ID)
+			if err != nil || now.Leased6 != want || now.IPv6 != e.IPv6 || now.Leased.IsValid() {
+				t.Errorf("on record %+v, %v", now, err)
+			}
+			for _, a := range []netip.Prefix{e.IPv4, e.IPv6, want} {
+				if _, ok := b.Holder(a.Addr()); !ok {
+					t.Errorf("nobody is known to have %v", a)
+				}
+			}
+		}
+		if err := b.Readdress(e.IPv4.Addr(), netip.MustParsePrefix("192.168.50.99/24"), router); err != nil {
+			t.Fatal(err)
+		}
+		if i, err := b.inside(e); err != nil || i.Addrs[0].String() != "192.168.50.99/24" || i.Addrs[1].String() != "fd00:51::5/128" {
+			t.Errorf("inside %+v, %v", i, err)
+		}
+	})
+}
+
+// A lease of IPv6 alone names the MAC; it is no reason to refuse another.
+func TestMACOfLease6(t *testing.T) {
+	own := MAC{2, 0, 0, 0, 0, 0xaa}
+	for _, tt := range []struct {
+		what  string
+		req   func(*Endpoint)
+		taken bool
+		want  func(MAC) bool
+	}{
+		{"none", func(*Endpoint) {}, false, func(m MAC) bool { return bytes.Equal(m, byLease6) }},
+		{"the user's", func(e *Endpoint) { e.MAC = own }, false, func(m MAC) bool { return bytes.Equal(m, own) }},
+		{"another endpoint's", func(*Endpoint) {}, true, func(m MAC) bool { return m != nil && !bytes.Equal(m, byLease6) }},
+	} {
+		b := newBench(t)
+		b.create(lan("net", "eth0", mode.Default))
+		if tt.taken {
+			o := on("net", "two", 12)
+			o.MAC = byLease6
+			b.start(o)
+		}
+		b.holdings = leased6{b.names}
+		e := on("net", "one", 11)
+		e.IPv6 = netip.MustParsePrefix("fd00:50::11/64")
+		tt.req(&e)
+		_, err := b.CreateEndpoint(ctx, e)
+		if now := b.endpoints[e.ID]; err != nil || !tt.want(now.MAC) {
+			t.Errorf("%s: %+v, %v", tt.what, now, err)
+		}
+	}
+}
+
+var byLease6 = MAC{2, 0, 0, 0, 0, 0xbb}
+
+// leased6 is an IPAM whose addresses of IPv6 are leased.
+type leased6 struct{ containerNames }
+
+func (leased6) MAC(a netip.Addr) (net.HardwareAddr, bool) {
+	return net.HardwareAddr(byLease6), a.Is6()
 }

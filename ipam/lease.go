@@ -33,8 +33,8 @@ type LeaseRequest struct {
 	DHCP   options.DHCP
 }
 
-// Learn completes a request for the pool of a LAN with a DHCP server: its subnet and
-// router are the server's to tell, if nobody has named them. It waits for that for
+// Learn completes a request for the pool of a LAN with a DHCP server: its IPv4 subnet
+// and router are the server's to tell, if nobody has named them. It waits for that for
 // as long as the pool's options say.
 func (i *IPAM) Learn(ctx context.Context, r PoolRequest) (PoolRequest, error) {
 	o, err := options.ParsePool(r.Options)

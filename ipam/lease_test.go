@@ -57,6 +57,9 @@ func (l *leases) Take(_ context.Context, r LeaseRequest) (netip.Addr, error) {
 		return r.Addr, nil
 	}
 	l.next++
+	if r.Subnet.Addr().Is6() {
+		return netip.MustParseAddr(fmt.Sprintf("fd00:50::%d", 99+l.next)), nil
+	}
 	return netip.AddrFrom4([4]byte{192, 168, 50, 99 + l.next}), nil
 }
 
@@ -467,4 +470,80 @@ func TestWhatIsUnleased(t *testing.T) {
 			t.Errorf("started in the replay, it has no lease: %q", b.server.did)
 		}
 	})
+}
+
+// The pool of IPv6 is leased as that of IPv4 is; its subnet and router are the NIC's.
+func TestLease6(t *testing.T) {
+	for _, dhcp := range []string{"v6", "both"} {
+		withServer(t, func(t *testing.T, b *leaseBench) {
+			b.lan.links["eth0"] = append(b.lan.links["eth0"], HostSubnet{Prefix: netip.MustParsePrefix("fd00:50::/64"), Gateway: netip.MustParseAddr("fe80::1")})
+			r := PoolRequest{V6: true, Options: opt("dhcp=" + dhcp + " parent=eth0")}
+			r, err := b.Learn(t.Context(), r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := b.RequestPool(t.Context(), r)
+			if err != nil || p.Subnet.String() != "fd00:50::/64" {
+				t.Fatalf("%+v, %v", p, err)
+			}
+			n := network("fd00:50::/64")
+			n.Parent = "eth0"
+			wantV4 := dhcp == "both"
+			if err := b.Agree(n, false); (err != nil) != wantV4 {
+				t.Errorf("%s: %v", dhcp, err)
+			}
+			gw, err := b.ask(AddressRequest{PoolID: p.ID, Gateway: true})
+			if err != nil || gw.String() != "fe80::1" {
+				t.Errorf("gateway %v, %v", gw, err)
+			}
+			b.NetworkCreated("net6", n)
+			b.did()
+			got, err := b.ask(AddressRequest{PoolID: p.ID, Name: "web"})
+			if err != nil || got.String() != "fd00:50::100" {
+				t.Errorf("%v, %v", got, err)
+			}
+			if got, err := b.ask(AddressRequest{PoolID: p.ID, Addr: netip.MustParseAddr("fd00:50::7")}); err != nil || got.String() != "fd00:50::7" {
+				t.Errorf("%v, %v", got, err)
+			}
+			b.did(`take any for "web" in fd00:50::/64`, `take fd00:50::7 for "" in fd00:50::/64`)
+			if err := b.ReleaseAddress(t.Context(), p.ID, got); err != nil {
+				t.Fatal(err)
+			}
+			b.did("free fd00:50::100")
+			r = poolRequest("fd00:50::/64", "fd00:50::1:0/112")
+			r.Options = opt("dhcp=" + dhcp)
+			_, err = b.Learn(t.Context(), r)
+			wantError(t, err, "--ip-range", "dhcp")
+		})
+	}
+}
+
+// A network has the families that are to be leased.
+func TestAgreeOnFamilies(t *testing.T) {
+	for _, tt := range []struct {
+		dhcp, subnet string
+		words        []string
+	}{
+		{"v4", "192.168.60.0/24", nil},
+		{"v6", "192.168.60.0/24", []string{"--ipv6", "dhcp=v4"}},
+		{"both", "192.168.60.0/24", []string{"--ipv6", "dhcp=v4"}},
+		{"v6", "fd00:60::/64", nil},
+		{"v4", "fd00:60::/64", []string{"--ipv4=false", "dhcp=v6"}},
+		{"both", "fd00:60::/64", []string{"--ipv4=false", "dhcp=v6"}},
+	} {
+		withServer(t, func(t *testing.T, b *leaseBench) {
+			r := poolRequest(tt.subnet, "")
+			r.Options = opt("dhcp=" + tt.dhcp)
+			if _, err := b.RequestPool(t.Context(), r); err != nil {
+				t.Fatal(err)
+			}
+			n := network(tt.subnet)
+			n.Parent = "eth0"
+			if err := b.Agree(n, false); tt.words != nil {
+				wantError(t, err, tt.words...)
+			} else if err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }

@@ -1,8 +1,10 @@
 package ipam
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,8 +16,9 @@ type offer struct {
 	subnet netip.Prefix // zero: of the default pools
 	link   string       // whose subnet it is, or that was named for it; "" if none
 	router netip.Addr
-	read   bool // from the link: nobody has named the subnet
-	dhcp   bool // its addresses are the server's there
+	read   bool         // from the link: nobody has named the subnet
+	dhcp   bool         // its addresses are the server's there
+	leases options.DHCP // of the network
 	others []HostSubnet
 	at     time.Time
 	took   time.Duration // to be told by a server
@@ -29,7 +32,7 @@ const sameCreation = 10 * time.Second
 func (i *IPAM) locate(r PoolRequest, o options.Pool) (found *offer, err error) {
 	defer func() {
 		if err == nil {
-			found.dhcp = o.DHCP.Leased(r.V6)
+			found.dhcp, found.leases = o.DHCP.Leased(r.V6), o.DHCP
 		}
 	}()
 	named := o.Subnet(r.V6)
@@ -157,11 +160,18 @@ func (i *IPAM) Agree(n NetworkPools, isolated bool) error {
 			continue
 		}
 		o := p.offer
+		of := func(v6 bool) bool {
+			return slices.ContainsFunc(n.Subnets, func(s netip.Prefix) bool { return s.Addr().Is6() == v6 })
+		}
 		switch {
+		case o.leases.V6 && !of(true):
+			return errors.New("--ipam-opt dhcp=v6 and dhcp=both need a network with IPv6; add --ipv6, or use --ipam-opt dhcp=v4")
+		case o.leases.V4 && !of(false):
+			return errors.New("--ipam-opt dhcp=v4 and dhcp=both need a network with IPv4; leave out --ipv4=false, or use --ipam-opt dhcp=v6")
 		case o.dhcp && isolated:
 			return fmt.Errorf("pool %s is a DHCP server's, and an internal network or one without -o parent reaches none; leave --ipam-opt dhcp out, or give -o parent", subnet)
 		case o.dhcp && n.Routed:
-			return fmt.Errorf("pool %s is a DHCP server's, and ipvlan_mode=l3 and l3s put containers behind the host, where no broadcast goes; use ipvlan_mode=l2 or macvlan", subnet)
+			return fmt.Errorf("pool %s is a DHCP server's, and ipvlan_mode=l3 and l3s put containers behind the host, where no server hears them; use ipvlan_mode=l2 or macvlan", subnet)
 		case o.read && isolated:
 			return fmt.Errorf("pool %s is the LAN of %s, and an internal network or one without -o parent does not reach it; add --ipam-opt pool=private, or name a subnet with --subnet", subnet, o.link)
 		case o.link != "" && n.Parent != "" && o.link != n.Parent:

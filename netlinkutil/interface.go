@@ -50,7 +50,7 @@ type InterfaceRoute struct {
 	MTU      int          `json:"mtu,omitempty"` // bytes, 0: the link's
 }
 
-// Readdressing is a change of a container's IPv4 address, and with it, where they are
+// Readdressing is a change of a container's address, and with it, where they are
 // told, of its router.
 type Readdressing struct {
 	Was, Is             netip.Prefix

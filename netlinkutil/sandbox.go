@@ -389,8 +389,8 @@ func (h *Host) AddRoutes(sandbox, alias string, routes []InterfaceRoute) error {
 	return err
 }
 
-// Readdress gives the link of that alias in a sandbox an IPv4 address in the place of
-// another, and its routes the new one for a source and router for a next hop. What
+// Readdress gives the link of that alias in a sandbox an address in the place of
+// another of its family, and its routes the new one for a source and router for a next hop. What
 // has been done already is success.
 func (h *Host) Readdress(sandbox, alias string, c Readdressing) error {
 	_, err := enter(h, sandbox, func(r *room) (struct{}, error) {
@@ -415,8 +415,12 @@ func (r *room) readdress(k netlink.Link, c Readdressing) error {
 	want := c.Of(was)
 	give := func() error {
 		for _, p := range want.Addrs {
-			err := r.nl.AddrAdd(k, &netlink.Addr{IPNet: ipnet(p)})
-			if p.Addr().Is4() && err != nil && !errors.Is(err, unix.EEXIST) {
+			a := &netlink.Addr{IPNet: ipnet(p)}
+			if p.Addr().Is6() {
+				a.Flags = unix.IFA_F_NODAD // as dockerd has it
+			}
+			err := r.nl.AddrAdd(k, a)
+			if (p.Addr().Is4() || p == c.Is) && err != nil && !errors.Is(err, unix.EEXIST) {
 				return Explain(err, "", fmt.Sprintf("giving the container's link %s the address %s", name, p))
 			}
 		}

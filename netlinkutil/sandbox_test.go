@@ -460,6 +460,7 @@ func testReaddress(t *testing.T, w world) {
 			netlinkutil.RouteTo(netip.MustParsePrefix("0.0.0.0/0"), router),
 			{To: netip.MustParsePrefix("10.20.0.0/16"), Via: router, Source: was.Addr(), Protocol: 3},
 			netlinkutil.RouteTo(netip.MustParsePrefix("169.254.50.2/32"), netip.Addr{}),
+			{To: netip.MustParsePrefix("::/0"), Via: netip.MustParseAddr("fe80::1"), Protocol: 3, Metric: 1024},
 		},
 	}
 	ok(t, w.MoveTo("ul-1", box, have))
@@ -467,6 +468,8 @@ func testReaddress(t *testing.T, w world) {
 	for _, c := range []netlinkutil.Readdressing{
 		{Was: was, Is: netip.MustParsePrefix("192.168.50.11/24")},
 		{Was: netip.MustParsePrefix("192.168.50.11/24"), Is: netip.MustParsePrefix("192.168.51.7/24"), RouterWas: router, RouterIs: netip.MustParseAddr("192.168.51.1")},
+		{Was: netip.MustParsePrefix("fd00:50::a/64"), Is: netip.MustParsePrefix("fd00:50::b/64")},
+		{Was: netip.MustParsePrefix("fd00:50::b/64"), Is: netip.MustParsePrefix("fd00:51::7/128")},
 	} {
 		ok(t, w.Readdress(box, s.Alias, c))
 		have = c.Of(have)

@@ -12,7 +12,9 @@ import (
 	"underlay/internal/options"
 	"underlay/ipam"
 	"underlay/ipam/dhcp"
+	"underlay/ipam/dhcp6"
 	"underlay/ipam/lease"
+	"underlay/netlinkutil"
 )
 
 // leases hands the IPAM what it needs of the book, the driver and the kernel.
@@ -38,7 +40,8 @@ func (l leases) Take(ctx context.Context, q ipam.LeaseRequest) (netip.Addr, erro
 	}
 	defer extend(ctx, q.DHCP.Timeout)()
 	e, err := l.book.Take(ctx, lease.Request{
-		Parent: lan.MAC, Link: lan.Link, Shared: lan.Shared, On: q.Pool, Name: q.Name, Addr: q.Addr, Subnet: q.Subnet, DHCP: q.DHCP,
+		V6: q.Subnet.Addr().Is6(), Parent: lan.MAC, Link: lan.Link, Shared: lan.Shared, Alone: lan.Alone,
+		On: q.Pool, Name: q.Name, Addr: q.Addr, Subnet: q.Subnet, DHCP: q.DHCP,
 	})
 	return e.Given.Addr(), err
 }
@@ -64,13 +67,18 @@ func (o *parts) inUse(ctx context.Context, link string, addr netip.Addr, mac net
 	return used[addr], err
 }
 
-// openLeases makes the DHCP client and reads the book of leases. Nothing is sent.
+// openLeases makes the DHCP clients and reads the book of leases. Nothing is sent.
 func (p *Plugin) openLeases(o *parts) (err error) {
 	log := p.config.Log.WithField("part", "dhcp")
 	found := *o
 	o.dhcp = dhcp.New(dhcp.Config{Log: log, Check: found.inUse, Told: func(e dhcp.Event) {
 		if <-p.loaded; p.failed.Load() == nil {
 			p.parts.book.Told(e)
+		}
+	}})
+	o.dhcp6 = dhcp6.New(dhcp6.Config{Log: log, Check: found.inUse, Told: func(e dhcp6.Event) {
+		if <-p.loaded; p.failed.Load() == nil {
+			p.parts.book.Told6(e)
 		}
 	}})
 	own := func(_ string, addr netip.Addr) string {
@@ -80,9 +88,10 @@ func (p *Plugin) openLeases(o *parts) (err error) {
 		}
 		return all[addr]
 	}
-	o.book, err = lease.Open(lease.Config{Client: o.dhcp, Store: o.store, Log: log, Changed: p.readdress, Own: own})
+	o.book, err = lease.Open(lease.Config{Client: o.dhcp, Client6: o.dhcp6, Store: o.store, Log: log, Changed: p.readdress, Own: own})
 	if err != nil {
 		o.dhcp.Close()
+		o.dhcp6.Close()
 		err = fmt.Errorf("leases: %w", err)
 	}
 	return err
@@ -91,7 +100,7 @@ func (p *Plugin) openLeases(o *parts) (err error) {
 // readdress sees to it that a running container has what the server gives it now.
 func (p *Plugin) readdress(e lease.Entry) {
 	var err error
-	is, router := e.Lease.Addr, lease.Router(e.Lease.Terms)
+	is, router := e.Lease.Addr, lease.Router(e.Lease.Terms) // none of IPv6: its routers tell of themselves
 	if e.IPAM {
 		err = p.parts.driver.Readdress(e.Given.Addr(), is, router)
 	} else {
@@ -103,15 +112,35 @@ func (p *Plugin) readdress(e lease.Entry) {
 }
 
 // leaser hands the driver the book.
-type leaser struct{ *lease.Book }
+type leaser struct {
+	*lease.Book
+	kernel Kernel
+}
 
 func (l *leaser) Lease(ctx context.Context, q driver.LeaseRequest) (driver.Lease, error) {
 	defer extend(ctx, q.DHCP.Timeout)()
-	e, err := l.Take(ctx, lease.Request{Parent: q.LAN.MAC, Link: q.LAN.Link, Shared: q.LAN.Shared, On: q.Network, MAC: net.HardwareAddr(q.MAC), Name: q.Own.Hostname, ClientID: q.Own.ClientID, DHCP: q.DHCP})
+	var known []netlinkutil.Subnet
+	var onLink []netip.Prefix
+	if q.V6 {
+		// An error: nothing is known, and the LAN's routers tell the container itself.
+		known, _ = l.kernel.Subnets(q.LAN.Link)
+		for _, s := range known {
+			onLink = append(onLink, s.Prefix)
+		}
+	}
+	e, err := l.Take(ctx, lease.Request{
+		V6: q.V6, Parent: q.LAN.MAC, Link: q.LAN.Link, Shared: q.LAN.Shared, Alone: q.LAN.Alone, On: q.Network, MAC: net.HardwareAddr(q.MAC),
+		Name: q.Own.Hostname, ClientID: q.Own.ClientID, OnLink: onLink, Mate: q.Mate, DHCP: q.DHCP,
+	})
 	if err != nil {
 		return driver.Lease{}, err
 	}
 	given := driver.Lease{Key: e.Key, Addr: e.Given, Router: lease.Router(e.Lease.Terms), MTU: e.MTU}
+	for _, s := range known {
+		if s.Prefix == e.Given.Masked() {
+			given.Router = s.Gateway
+		}
+	}
 	if !q.LAN.Shared {
 		given.MAC = driver.MAC(e.Lease.MAC)
 	}

@@ -134,8 +134,10 @@ func (p *Plugin) createEndpoint(ctx context.Context, req network.CreateEndpointR
 			e.MAC = driver.MAC(mac)
 		}
 	}
-	if e.IPv4.IsValid() && p.parts.ipam.Unleased(e.IPv4.Addr()) {
-		return res, fmt.Errorf("%v has no lease: Docker asked for it while it created a network on the subnet; start the container again", e.IPv4.Addr())
+	for _, a := range []netip.Prefix{e.IPv4, e.IPv6} {
+		if a.IsValid() && p.parts.ipam.Unleased(a.Addr()) {
+			return res, fmt.Errorf("%v has no lease: Docker asked for it while it created a network on the subnet; start the container again", a.Addr())
+		}
 	}
 	asked := e
 	if e, err = p.parts.driver.TakeLease(ctx, e, own); err != nil {
@@ -151,8 +153,12 @@ func (p *Plugin) createEndpoint(ctx context.Context, req network.CreateEndpointR
 	if e.MAC == nil && mac != nil {
 		res.Interface.MacAddress = mac.String()
 	}
-	if addr, ok := p.parts.driver.Leased(e.ID); ok && !e.IPv4.IsValid() {
-		res.Interface.Address = addr.String()
+	v4, v6 := p.parts.driver.Leased(e.ID)
+	if v4.IsValid() && !e.IPv4.IsValid() {
+		res.Interface.Address = v4.String()
+	}
+	if v6.IsValid() && !e.IPv6.IsValid() {
+		res.Interface.AddressIPv6 = v6.String()
 	}
 	return res, nil
 }

@@ -21,6 +21,7 @@ import (
 	"underlay/internal/store"
 	"underlay/ipam"
 	"underlay/ipam/dhcp"
+	"underlay/ipam/dhcp6"
 	"underlay/ipam/lan"
 	"underlay/ipam/lease"
 	"underlay/ipam/probe"
@@ -115,6 +116,7 @@ type parts struct {
 	driver *driver.Driver
 	ipam   *ipam.IPAM
 	dhcp   *dhcp.Client
+	dhcp6  *dhcp6.Client
 	book   *lease.Book
 
 	sightings <-chan probe.Sighting // of prober
@@ -167,6 +169,7 @@ func (p *Plugin) Close() error {
 	p.parts.driver.Close()
 	p.parts.ipam.Close()
 	p.parts.dhcp.Close()
+	p.parts.dhcp6.Close()
 	if p.parts.host != nil {
 		p.parts.prober.Close()
 	}
@@ -301,7 +304,7 @@ func (p *Plugin) open() (_ parts, err error) {
 	}
 	settings.Leases = leases{o.book, o.driver, o.kernel}
 	o.ipam, err = ipam.New(o.store, o.driver, settings)
-	holdings.IPAM, holdings.book, leaser.Book = o.ipam, o.book, o.book
+	holdings.IPAM, holdings.book, leaser.Book, leaser.kernel = o.ipam, o.book, o.book, o.kernel
 	return o, err
 }
 
@@ -316,6 +319,7 @@ func (p *Plugin) follow() {
 			case <-changed:
 				p.parts.prober.Rouse()
 				p.parts.dhcp.Rouse()
+				p.parts.dhcp6.Rouse()
 			case <-p.ctx.Done():
 				return
 			}

@@ -25,10 +25,10 @@ func (e *Endpoint) Given() string {
 
 var endpointTable = []option[Endpoint]{
 	{Option{"dhcp_hostname", "a host's name: letters, digits and hyphens, at most 63", "none",
-		"the name that the DHCP server is told (option 12), by which it knows the container again"},
+		"the name that the DHCP server is told (option 12, DHCPv6 39), by which it knows the container again"},
 		func(e *Endpoint, v string) error { e.Hostname = v; return hostname(v) }},
 	{Option{"dhcp_client_id", "bytes in hexadecimal with colons between, such as ff:00:50:01, or a word", "one that underlay makes",
-		"what the DHCP server knows the container by (option 61)"},
+		"what the DHCP server knows the container by (option 61; of one as in RFC 4361, the DUID is DHCPv6's)"},
 		func(e *Endpoint, v string) (err error) { e.ClientID, err = clientID(v); return err }},
 }
 

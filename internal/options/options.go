@@ -145,7 +145,7 @@ func (n *Network) check() error {
 	case n.DHCP.On() && n.Parent == "":
 		return fmt.Errorf("-o dhcp needs -o parent: a network without one is on no LAN")
 	case n.DHCP.On() && n.Mode.RoutesByLink():
-		return fmt.Errorf("-o dhcp does not go with %v, whose containers are behind the host, where no broadcast goes; use ipvlan_mode=l2 or macvlan", n.Mode)
+		return fmt.Errorf("-o dhcp does not go with %v, whose containers are behind the host, where no server hears them; use ipvlan_mode=l2 or macvlan", n.Mode)
 	case n.DHCP.MTU && n.MTU != 0:
 		return fmt.Errorf("-o dhcp_mtu=true and -o %s=%d exclude each other; give one of them", MTUKey, n.MTU)
 	case n.VLAN != 0 && n.Parent == "":

@@ -163,8 +163,8 @@ func ParsePool(given map[string]string) (Pool, error) {
 	if p.DHCP.On() && p.Private {
 		return Pool{}, errors.New("--ipam-opt pool=private and --ipam-opt dhcp exclude each other: a network without a NIC has no server")
 	}
-	if p.DHCP.On() && (p.Exclude != nil || p.Reserve != nil) {
-		return Pool{}, fmt.Errorf("--ipam-opt %s does not go with dhcp: the server decides who gets what; tell it there", map[bool]string{true: "exclude", false: "reserve"}[p.Exclude != nil])
+	if key := p.decided(); key != "" {
+		return Pool{}, fmt.Errorf("--ipam-opt %s does not go with dhcp: the server decides who gets what; tell it there", key)
 	}
 	if p.Private && (p.Parent != "" || p.Subnets != nil) {
 		return Pool{}, fmt.Errorf("--ipam-opt pool=private and --ipam-opt %s exclude each other; give one of them", firstOf(p.Parent, "parent", "subnet"))
@@ -177,6 +177,20 @@ func ParsePool(given map[string]string) (Pool, error) {
 		}
 	}
 	return p, nil
+}
+
+// decided is an option that says of leased addresses what their server decides.
+func (p *Pool) decided() string {
+	leased := func(a netip.Addr) bool { return p.DHCP.Leased(a.Is6()) }
+	if slices.ContainsFunc(p.Exclude, func(r Range) bool { return leased(r.First) }) {
+		return "exclude"
+	}
+	for _, addrs := range p.Reserve {
+		if slices.ContainsFunc(addrs, leased) {
+			return "reserve"
+		}
+	}
+	return ""
 }
 
 // Key tells pools of different options apart: "" where none has a value, else

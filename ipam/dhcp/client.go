@@ -129,9 +129,9 @@ func (c *Client) Close() {
 // Told tells of it. A key that holds a lease already is given that.
 //
 // When ctx ends, the error is what a server said last, or that none answered, and
-// nothing is left behind. It ends sooner where another has just waited in vain. But where none answered, and the previous lease is good
-// for some time yet, and nobody else has its address, that is gone on with (RFC
-// 2131 3.2).
+// nothing is left behind; it is not waited for where another has just waited in
+// vain. But where none answered, and the previous lease is good for some time yet,
+// and nobody else has its address, that is gone on with (RFC 2131 3.2).
 func (c *Client) Acquire(ctx context.Context, ask Ask) (Lease, error) {
 	if err := ask.valid(); err != nil {
 		return Lease{}, err

@@ -21,16 +21,21 @@ import (
 	"underlay/internal/options"
 	"underlay/internal/store"
 	"underlay/ipam/dhcp"
+	"underlay/ipam/dhcp6"
 )
 
-// bucket holds the entries, by their key. The values are JSON.
-const bucket = "leases"
+// The buckets hold the entries, by their key. The values are JSON. Those of IPv6 have
+// one of their own: a version that does not know them leaves it alone.
+const bucket, bucket6 = "leases", "leases6"
 
 // maxResting is how many identities without a container are remembered, over all
 // networks: those of containers that are gone for good are of no use.
 const maxResting = 1024
 
-// Client speaks with the servers. See package dhcp.
+// mateWithin is how soon after a container's lease of IPv4 the one of IPv6 is asked for.
+const mateWithin = 10 * time.Second
+
+// Client speaks with the servers of IPv4. See package dhcp.
 type Client interface {
 	Acquire(context.Context, dhcp.Ask) (dhcp.Lease, error)
 	Discover(context.Context, dhcp.Ask) (dhcp.Terms, error)
@@ -42,15 +47,19 @@ type Client interface {
 
 // Request is what a container needs a lease for.
 type Request struct {
+	V6       bool
 	Parent   net.HardwareAddr // the link's own MAC
 	Link     string           // the parent
 	Shared   bool             // its MAC is the container's, too: ipvlan
+	Alone    bool             // the container takes all that comes to the parent: passthru
 	On       string           // what tells networks on the link apart: a pool's ID, a network's
 	MAC      net.HardwareAddr // given by the user; nil: derived
 	Name     string           // of the container, where dockerd or the user tells it
 	ClientID []byte           // given by the user; nil: derived
 	Addr     netip.Addr       // that and no other; zero: any
 	Subnet   netip.Prefix     // it must be in; zero: whichever
+	OnLink   []netip.Prefix   // IPv6: of the LAN, as far as they are known
+	Mate     string           // IPv6: the key of the container's lease of IPv4; "": see Book.mate
 	DHCP     options.DHCP
 }
 
@@ -62,13 +71,19 @@ type Entry struct {
 	Name   string       `json:"name,omitempty"`
 	Given  netip.Prefix `json:"given"`          // what Docker was told
 	IPAM   bool         `json:"ipam,omitempty"` // by IPAM, which knows it by its address
-	Lease  dhcp.Lease   `json:"lease"`
+	Lease  Lease        `json:"lease"`
 	Shared bool         `json:"shared,omitempty"` // the MAC is the parent's: the server goes by the client identifier
 	Keep   bool         `json:"keep,omitempty"`
 	MTU    int          `json:"mtu,omitempty"`  // that the interface is to have; 0: none is told, or wanted
 	Rests  time.Time    `json:"rests,omitzero"` // since when no container has it; zero: one does
 	Lost   string       `json:"lost,omitempty"` // why the server's word is not to be had at present
+
+	taken time.Time // by this process
+	spent bool      // the container has got no lease of IPv6, and so does not start
 }
+
+// V6 says which family the lease is of.
+func (e *Entry) V6() bool { return e.Given.Addr().Is6() }
 
 // Drift is what the server has given that Docker does not know of, or zero.
 func (e *Entry) Drift() netip.Prefix {
@@ -80,9 +95,10 @@ func (e *Entry) Drift() netip.Prefix {
 
 // Config is what a Book works with.
 type Config struct {
-	Client Client
-	Store  *store.Store
-	Log    *logrus.Entry
+	Client  Client
+	Client6 Client6
+	Store   *store.Store
+	Log     *logrus.Entry
 	// Changed is told what a running container is to have from now on, also when it
 	// may have it already: at the start, and at each renewal.
 	Changed func(Entry)
@@ -94,6 +110,7 @@ type Config struct {
 // Book holds all leases. Its methods may be called in parallel.
 type Book struct {
 	client  Client
+	client6 Client6
 	store   *store.Store
 	log     *logrus.Entry
 	changed func(Entry)
@@ -108,18 +125,23 @@ type Book struct {
 // Open reads the book. Nothing is asked of any server before Resume.
 func Open(c Config) (*Book, error) {
 	b := &Book{
-		client: c.Client, store: c.Store, log: c.Log, changed: c.Changed, own: c.Own,
+		client: c.Client, client6: c.Client6, store: c.Store, log: c.Log, changed: c.Changed, own: c.Own,
 		entries: map[string]*Entry{}, given: map[netip.Addr]*Entry{}, asking: map[string]bool{},
 	}
-	err := c.Store.Each(bucket, func(key, value []byte) error {
-		var e Entry
-		if err := json.Unmarshal(value, &e); err != nil {
-			return fmt.Errorf("state record %s/%s: %w", bucket, key, err)
+	for _, bucket := range []string{bucket, bucket6} {
+		err := c.Store.Each(bucket, func(key, value []byte) error {
+			var e Entry
+			if err := json.Unmarshal(value, &e); err != nil {
+				return fmt.Errorf("state record %s/%s: %w", bucket, key, err)
+			}
+			b.put(&e)
+			return nil
+		})
+		if err != nil {
+			return b, err
 		}
-		b.put(&e)
-		return nil
-	})
-	return b, err
+	}
+	return b, nil
 }
 
 // Resume goes on with the leases of containers, and frees those that none has any
@@ -128,7 +150,7 @@ func (b *Book) Resume(held func(*Entry) bool) {
 	b.mu.Lock()
 	all := slices.Collect(maps.Values(b.entries))
 	b.mu.Unlock()
-	var known []dhcp.Lease
+	var known []Lease
 	var going, gone []*Entry
 	latest := map[netip.Addr]time.Time{} // of IPAM's, should two have an address: a record that was not written
 	for _, e := range all {
@@ -147,8 +169,11 @@ func (b *Book) Resume(held func(*Entry) bool) {
 		}
 		known = append(known, e.Lease)
 	}
-	if err := b.client.Restore(known); err != nil { // the gone ones, too: their server is to hear of it
-		b.log.Errorf("leases that are not renewed: %v", err)
+	err, err6 := b.restore(known) // the gone ones, too: their server is to hear of it
+	for _, err := range []error{err, err6} {
+		if err != nil {
+			b.log.Errorf("leases that are not renewed: %v", err)
+		}
 	}
 	for _, e := range gone {
 		b.Free(e.Key)
@@ -161,7 +186,7 @@ func (b *Book) Resume(held func(*Entry) bool) {
 // Take takes a lease, and returns what Docker is to be told. The container has it
 // until Free.
 func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
-	key, ask, err := b.identify(r)
+	key, drawn, ask, err := b.identify(r)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -172,33 +197,42 @@ func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
 	}()
 	wait, cancel := context.WithTimeout(ctx, r.DHCP.Timeout)
 	defer cancel()
-	l, err := b.client.Acquire(wait, ask)
+	l, err := b.acquire(wait, r, ask)
 	if err != nil {
+		b.spend(key)
 		return Entry{}, err
 	}
-	e := &Entry{Key: key, Drawn: r.MAC == nil && r.ClientID == nil && r.Name == "" && !r.Addr.IsValid(), On: r.On, Name: r.Name, Given: l.Addr, IPAM: r.Subnet.IsValid(), Shared: r.Shared, Lease: l, Keep: r.DHCP.Keep}
-	if r.Subnet.IsValid() && !r.Subnet.Contains(l.Addr.Addr()) {
-		err := fmt.Errorf("the DHCP server %v has given %v, which is outside the network's subnet %v; create the network with --subnet %v", l.Server, l.Addr.Addr(), r.Subnet, l.Addr.Masked())
-		b.client.Release(key)
+	e := &Entry{Key: key, Drawn: drawn, On: r.On, Name: r.Name, Given: l.Addr, IPAM: r.Subnet.IsValid(), Shared: r.Shared, Lease: l, Keep: r.DHCP.Keep, taken: time.Now()}
+	addr, server, goesBy := l.Addr.Addr(), l.server(), "client identifier"
+	if r.V6 {
+		goesBy = "DUID"
+	}
+	if r.Subnet.IsValid() && !r.Subnet.Contains(addr) {
+		subnet := l.Addr.Masked()
+		if r.V6 {
+			subnet = netip.PrefixFrom(addr, 64).Masked() // as is the custom
+		}
+		err := fmt.Errorf("the DHCP server %s has given %v, which is outside the network's subnet %v; create the network with --subnet %v", server, addr, r.Subnet, subnet)
+		b.speaker(r.V6).Release(key)
 		return Entry{}, err
 	}
-	if what := b.own(r.Link, l.Addr.Addr()); what != "" {
-		b.client.Release(key) // a decline would have the server keep it from the host, too
-		return Entry{}, fmt.Errorf("the DHCP server %v has given %v, which is %s; it may go by the MAC, which this container shares with the host: tell it to go by the client identifier, or use macvlan", l.Server, l.Addr.Addr(), what)
+	if what := b.own(r.Link, addr); what != "" {
+		b.speaker(r.V6).Release(key) // a decline would have the server keep it from the host, too
+		return Entry{}, fmt.Errorf("the DHCP server %s has given %v, which is %s; it may go by the MAC, which this container shares with the host: tell it to go by the %s, or use macvlan", server, addr, what, goesBy)
 	}
 	if r.DHCP.MTU {
 		e.MTU = l.MTU
 	}
 	b.mu.Lock()
-	if o := b.given[l.Addr.Addr()]; o != nil && o.Key != key && e.IPAM {
+	if o := b.given[addr]; o != nil && o.Key != key && e.IPAM {
 		drifted := o.Drift().IsValid()
 		b.mu.Unlock()
 		if drifted {
-			b.client.Release(key)
-			return Entry{}, fmt.Errorf("the DHCP server %v has given %v, which Docker shows for a container that has %v since; restart that one first", l.Server, l.Addr.Addr(), o.Drift().Addr())
+			b.speaker(r.V6).Release(key)
+			return Entry{}, fmt.Errorf("the DHCP server %s has given %v, which Docker shows for a container that has %v since; restart that one first", server, addr, o.Drift().Addr())
 		}
-		err := fmt.Errorf("the DHCP server %v has given %v twice; tell it to go by the client identifier, or use macvlan", l.Server, l.Addr.Addr())
-		b.client.Decline(key, err.Error())
+		err := fmt.Errorf("the DHCP server %s has given %v twice; tell it to go by the %s, or use macvlan", server, addr, goesBy)
+		b.decline(key, r.V6, err)
 		return Entry{}, err
 	}
 	b.put(e)
@@ -218,13 +252,16 @@ func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
 
 // identify finds out who a container is to the server: the one that it was when it
 // ran last, as far as that can be known. A MAC of the user's is but one container's
-// at a time.
-func (b *Book) identify(r Request) (key string, ask dhcp.Ask, err error) {
+// at a time. With a lease of IPv4, it is the same one for IPv6. drawn says that
+// nothing is known of it.
+func (b *Book) identify(r Request) (key string, drawn bool, to ask, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	ask = dhcp.Ask{Link: r.Link, MAC: r.MAC, Hostname: hostname(r.Name), VendorClass: r.DHCP.Class, Want: r.Addr, Servers: r.DHCP.Servers}
+	a := dhcp.Ask{Link: r.Link, MAC: r.MAC, Hostname: hostname(r.Name), VendorClass: r.DHCP.Class, Want: r.Addr, Servers: servers4(r.DHCP)}
 	var who string
-	switch {
+	switch mate := b.mate(r); {
+	case mate != nil:
+		key, drawn, a.MAC = mate.Key+suffix6, mate.Drawn, mate.Lease.MAC
 	case r.MAC != nil:
 		who = "mac " + r.MAC.String()
 	case r.ClientID != nil:
@@ -236,6 +273,7 @@ func (b *Book) identify(r Request) (key string, ask dhcp.Ask, err error) {
 	default:
 		// The one that was freed last: Docker stops a container right before it
 		// starts it again.
+		drawn = true
 		if e := b.last(r); e != nil {
 			key = e.Key
 		} else {
@@ -244,35 +282,98 @@ func (b *Book) identify(r Request) (key string, ask dhcp.Ask, err error) {
 	}
 	for attempt := 0; key == "" || b.busy(key); attempt++ {
 		if attempt > 0 && r.MAC != nil {
-			return "", ask, fmt.Errorf("--mac-address %v has a lease on this network already; give another, or stop the container that has it", r.MAC)
+			return "", drawn, to, fmt.Errorf("--mac-address %v has a lease on this network already; give another, or stop the container that has it", r.MAC)
 		}
 		if attempt > 0 && r.ClientID != nil {
-			return "", ask, fmt.Errorf("the client id %x is in use on this network already; give another, or stop the container that has it", r.ClientID)
+			return "", drawn, to, fmt.Errorf("the client id %x is in use on this network already; give another, or stop the container that has it", r.ClientID)
 		}
-		key = keyOf(r, who, attempt)
+		if key = keyOf(r, who, attempt); r.V6 {
+			key += suffix6
+		}
 	}
 	b.asking[key] = true
-	id := sha256.Sum256([]byte(key))
+	id := sha256.Sum256([]byte(strings.TrimSuffix(key, suffix6)))
 	switch {
 	case r.Shared:
-		ask.MAC = r.Parent
-		ask.ClientID = clientID(id)
-	case ask.MAC == nil:
-		ask.MAC = net.HardwareAddr(slices.Clone(id[:6]))
-		ask.MAC[0] = ask.MAC[0]&^1 | 2 // locally administered, of one machine (IEEE 802, 8.4)
+		a.MAC = r.Parent
+		a.ClientID = clientID(id)
+	case a.MAC == nil:
+		a.MAC = net.HardwareAddr(slices.Clone(id[:6]))
+		a.MAC[0] = a.MAC[0]&^1 | 2 // locally administered, of one machine (IEEE 802, 8.4)
 	}
 	if r.ClientID != nil {
-		ask.ClientID = r.ClientID
+		a.ClientID = r.ClientID
 	}
-	ask.Key = key
+	a.Key = key
+	to = ask{v4: a}
+	if r.V6 {
+		to.v6 = sixth(a, r, id)
+	}
 	if e := b.entries[key]; e != nil && !e.Rests.IsZero() && (!r.Addr.IsValid() || e.Lease.Addr.Addr() == r.Addr) {
-		was := e.Lease
+		was := e.Lease.Lease
 		if !e.Keep {
 			was.Expires = e.Rests // it has been given back
 		}
-		ask.Previous = &was
+		to.v4.Previous, to.v6.Previous = &was, e.Lease.V6
 	}
-	return key, ask, nil
+	return key, drawn, to, nil
+}
+
+// suffix6 makes the key of a container's lease of IPv6 from that of its lease of IPv4,
+// or from what that would be.
+const suffix6 = "-6"
+
+// mate is the lease of IPv4 of the container that one of IPv6 is asked for, or nil if
+// it is not known to have any. Docker before 29 does not tell the two calls' container,
+// but makes them one right after the other: so it is the first that was taken lately
+// and has none of IPv6, or else the last. Should the calls of several starts have
+// overtaken each other, two containers have each other's identity for IPv6, which is
+// of no harm: it is one container's at a time, and stays it over a restart. The caller
+// holds b.mu.
+func (b *Book) mate(r Request) (found *Entry) {
+	if !r.V6 || !r.DHCP.V4 {
+		return nil
+	}
+	if r.Mate != "" {
+		return b.entries[r.Mate]
+	}
+	now := time.Now()
+	lately := func(e *Entry) bool { return now.Sub(e.taken) < mateWithin }
+	for _, e := range b.entries {
+		if e.V6() || e.spent || !e.IPAM || !e.Rests.IsZero() || e.Lease.Link != r.Link || e.Shared != r.Shared || e.Name != r.Name || !oneNetwork(e.On, r.On) || b.busy(e.Key+suffix6) {
+			continue
+		}
+		switch {
+		case found == nil || lately(e) && !lately(found):
+			found = e
+		case lately(e) && e.taken.Before(found.taken):
+			found = e
+		case !lately(found) && found.Lease.Granted.Before(e.Lease.Granted):
+			found = e
+		}
+	}
+	return found
+}
+
+// spend notes that a container has got no lease of IPv6: dockerd gives its start up,
+// and does not give the address of IPv4 back at once.
+func (b *Book) spend(key string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	four, six := strings.CutSuffix(key, suffix6)
+	if e := b.entries[four]; six && e != nil {
+		now := *e
+		now.spent = true
+		b.put(&now)
+	}
+}
+
+// oneNetwork says whether two pools, one of each family, may be of one network: they
+// have the same options then, which stand at the end of a pool's ID.
+func oneNetwork(pool, pool6 string) bool {
+	_, options, _ := strings.Cut(pool, "#")
+	_, options6, _ := strings.Cut(pool6, "#")
+	return options == options6
 }
 
 // hostname makes a host's name of a container's, which may have what a host's may
@@ -297,12 +398,14 @@ func keyOf(r Request, who string, attempt int) string {
 // clientID is one of RFC 4361 section 6.1: an IAID and a DUID made of a UUID (RFC
 // 6355).
 func clientID(id [32]byte) []byte {
-	c := []byte{255}
-	c = append(c, id[:4]...)
-	c = binary.BigEndian.AppendUint16(c, 4)
+	return append(append([]byte{255}, id[:4]...), uuid(id)...)
+}
+
+// uuid is that DUID.
+func uuid(id [32]byte) []byte {
 	uuid := [16]byte(id[4:20])
 	uuid[6], uuid[8] = uuid[6]&0x0f|0x80, uuid[8]&0x3f|0x80 // version 8, RFC 9562
-	return append(c, uuid[:]...)
+	return append(binary.BigEndian.AppendUint16(nil, 4), uuid[:]...)
 }
 
 // busy says whether an identity is in use. The caller holds b.mu.
@@ -314,7 +417,7 @@ func (b *Book) busy(key string) bool {
 // last is the drawn identity on a network that was freed last. The caller holds b.mu.
 func (b *Book) last(r Request) (last *Entry) {
 	for _, e := range b.entries {
-		if e.On == r.On && e.Shared == r.Shared && e.Lease.Link == r.Link && e.Drawn && !e.Rests.IsZero() && !b.asking[e.Key] &&
+		if e.V6() == r.V6 && e.On == r.On && e.Shared == r.Shared && e.Lease.Link == r.Link && e.Drawn && !e.Rests.IsZero() && !b.asking[e.Key] &&
 			(last == nil || last.Rests.Before(e.Rests)) {
 			last = e
 		}
@@ -324,14 +427,14 @@ func (b *Book) last(r Request) (last *Entry) {
 
 // Learn asks for the subnet and the router of a LAN, and takes nothing.
 func (b *Book) Learn(ctx context.Context, link string, parent net.HardwareAddr, o options.DHCP) (subnet netip.Prefix, router netip.Addr, err error) {
-	_, ask, err := b.identify(Request{Parent: parent, Link: link, On: "learn", DHCP: o})
+	key, _, ask, err := b.identify(Request{Parent: parent, Link: link, On: "learn", DHCP: o})
 	if err != nil {
 		return subnet, router, err
 	}
 	b.mu.Lock()
-	delete(b.asking, ask.Key)
+	delete(b.asking, key)
 	b.mu.Unlock()
-	t, err := b.client.Discover(ctx, ask)
+	t, err := b.client.Discover(ctx, ask.v4)
 	if err != nil {
 		return subnet, router, err
 	}
@@ -405,17 +508,17 @@ func (b *Book) Free(key string) {
 		delete(b.given, e.Given.Addr())
 	}
 	rests := *e
-	rests.Rests = time.Now()
+	rests.Rests, rests.spent = time.Now(), false
 	if e.Keep {
-		b.client.Forget(e.Key)
+		b.speaker(e.V6()).Forget(e.Key)
 	} else {
-		b.client.Release(e.Key)
+		b.speaker(e.V6()).Release(e.Key)
 	}
 	b.put(&rests)
 	changes := []store.Change{record(&rests)}
 	if o := b.surplus(); o != nil {
 		delete(b.entries, o.Key)
-		changes = append(changes, store.Change{Bucket: bucket, Key: []byte(o.Key)})
+		changes = append(changes, erasure(o))
 	}
 	b.store.Submit(changes...)
 }
@@ -448,24 +551,38 @@ func (b *Book) Refuse(addr netip.Addr, why error) {
 	}
 	delete(b.given, addr)
 	delete(b.entries, e.Key)
-	b.store.Submit(store.Change{Bucket: bucket, Key: []byte(e.Key)})
-	b.client.Decline(e.Key, why.Error())
+	b.store.Submit(erasure(e))
+	b.decline(e.Key, e.V6(), why)
 }
 
-// Told hears from the client.
-func (b *Book) Told(ev dhcp.Event) {
+// Told hears from the client of IPv4.
+func (b *Book) Told(ev dhcp.Event) { b.told(Lease{Lease: ev.Lease}, ev.Err) }
+
+// Told6 hears from the client of IPv6.
+func (b *Book) Told6(ev dhcp6.Event) {
 	b.mu.Lock()
-	e := b.entries[ev.Lease.Key]
-	if e == nil || !e.Rests.IsZero() || ev.Lease.Granted.Before(e.Lease.Granted) { // or of an earlier life
+	var known []netip.Prefix
+	if e := b.entries[ev.Lease.Key]; e != nil {
+		known = append(known, e.Given)
+	}
+	b.mu.Unlock()
+	b.told(lease6(ev.Lease, known...), ev.Err)
+}
+
+// told notes a lease as it is now, or with an error as it was.
+func (b *Book) told(l Lease, trouble error) {
+	b.mu.Lock()
+	e := b.entries[l.Key]
+	if e == nil || !e.Rests.IsZero() || l.Granted.Before(e.Lease.Granted) { // or of an earlier life
 		b.mu.Unlock()
 		return
 	}
 	now := *e
 	now.Lost = ""
-	if ev.Err != nil {
-		now.Lost = ev.Err.Error()
+	if trouble != nil {
+		now.Lost = trouble.Error()
 	} else {
-		now.Lease = ev.Lease
+		now.Lease = l
 	}
 	b.put(&now)
 	b.store.Submit(record(&now))
@@ -475,15 +592,15 @@ func (b *Book) Told(ev dhcp.Event) {
 		log = log.WithField("container", now.Name)
 	}
 	switch {
-	case ev.Err != nil && e.Lost == "":
-		log.Warnf("lease: %v", ev.Err)
-	case ev.Err == nil && e.Lost != "":
+	case trouble != nil && e.Lost == "":
+		log.Warnf("lease: %v", trouble)
+	case trouble == nil && e.Lost != "":
 		log.Info("lease: the server answers again")
 	}
-	if ev.Err == nil && e.Lease.Addr != now.Lease.Addr {
+	if trouble == nil && e.Lease.Addr != now.Lease.Addr {
 		log.Warnf("the DHCP server has given %v in the place of %v; docker inspect goes on showing %v until the container is restarted", now.Lease.Addr, e.Lease.Addr, now.Given.Addr())
 	}
-	if ev.Err == nil {
+	if trouble == nil {
 		b.changed(now)
 	}
 }
@@ -519,5 +636,15 @@ func (b *Book) Entries() (es []Entry) {
 
 func record(e *Entry) store.Change {
 	value, _ := json.Marshal(e) // it holds nothing that JSON lacks
-	return store.Change{Bucket: bucket, Key: []byte(e.Key), Value: value}
+	c := erasure(e)
+	c.Value = value
+	return c
+}
+
+func erasure(e *Entry) store.Change {
+	in := bucket
+	if e.V6() {
+		in = bucket6
+	}
+	return store.Change{Bucket: in, Key: []byte(e.Key)}
 }

@@ -3,7 +3,8 @@
 // it. It exists so that a container which is started again is the same machine to
 // the server, and so that leases outlive the plugin.
 //
-// The book is on disk, the client (ipam/dhcp) knows the protocol, and IPAM and
-// driver only take leases and give them up. What Docker was told of a lease never
-// changes; what the server has made of it since may differ, and is said as drift.
+// The book is on disk, the clients (ipam/dhcp, ipam/dhcp6) know the protocols, and
+// IPAM and driver only take leases and give them up. What Docker was told of a lease
+// never changes; what the server has made of it since may differ, and is said as
+// drift.
 package lease
