@@ -305,7 +305,7 @@ func testChanges(t *testing.T, up func()) {
 	text, _ := os.ReadFile(s.leases)
 	head, _, _ := strings.Cut(string(text), "\n")
 	const thief = "02:00:5e:00:62:99"
-	row := fmt.Sprintf("%s,%s,01:%s,3600,%d,%d,0,0,,0,%s", given, thief, thief, time.Now().Unix()+3600, g.id, strings.Repeat(",", strings.Count(head, ",")-10))
+	row := fmt.Sprintf("%s,%s,01:%s,3600,%d,%d,0,0,,0,%s", given, thief, thief, time.Now().Unix()+3600, g.id, strings.Repeat(",0", strings.Count(head, ",")-10))
 	if err := os.WriteFile(s.leases, []byte(head+"\n"+row+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
