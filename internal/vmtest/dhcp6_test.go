@@ -208,42 +208,80 @@ func TestDHCP6ByMAC(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for _, kind := range []string{"macvlan_mode=bridge", "ipvlan_mode=l2"} {
-		name, _, _ := strings.Cut(kind, "_")
-		b.network("--ipam-driver", "null", "-o", "parent=eth2", "-o", kind, "-o", "dhcp=v6", name)
-		c := b.run(name+"1", "--network", name)
-		b.run(name+"2", "--network", name)
-		a, a2 := c.addrs(name), inspect(t, name+"2").addrs(name)
-		if len(a) != 1 || len(a2) != 1 || a[0] == a2[0] || s.leased(a[0]) == "" || s.leased(a2[0]) == "" {
-			t.Fatalf("%s: they have %v and %v\n%s", kind, a, a2, s.log())
-		}
-		reaches(t, kind+": a LAN host to the containers", "host1", a[0], a2[0])
-		docker(t, "restart", "-t", "0", name+"1")
-		if again := inspect(t, name+"1").addrs(name); !slices.Equal(again, a) {
-			t.Errorf("%s: restarted, it has %v, not %v", kind, again, a)
-		}
-		b.tidy()
+	b.network("--ipam-driver", "null", "-o", "parent=eth2", "-o", "ipvlan_mode=l2", "-o", "dhcp=v6", "shared")
+	c := b.run("one", "--network", "shared")
+	b.run("two", "--network", "shared")
+	one, two := c.addrs("shared"), inspect(t, "two").addrs("shared")
+	if len(one) != 1 || len(two) != 1 || one[0] == two[0] || s.leased(one[0]) == "" || s.leased(two[0]) == "" {
+		t.Fatalf("ipvlan: they have %v and %v\n%s", one, two, s.log())
 	}
+	reaches(t, "ipvlan: a LAN host to the containers", "host1", one[0], two[0])
+	docker(t, "restart", "-t", "0", "one")
+	if again := inspect(t, "one").addrs("shared"); !slices.Equal(again, one) {
+		t.Errorf("restarted, it has %v, not %v", again, one)
+	}
+	b.tidy()
 	quiet(t)
 }
 
-// What Docker 28's endpoint settings make of router advertisements: an address that
-// the container makes for itself, and its default route.
+// A container hears router advertisements, and makes itself an address and a default
+// route of them; one that forwards, or has no IPv6 by Docker, by Docker 28's endpoint
+// settings.
 func TestSLAAC(t *testing.T) {
 	b := begin(t)
 	do(t, "router", "ip addr add fd00:50:b::1/64 dev eth0 nodad")
 	t.Cleanup(func() { do(t, "router", "ip addr del fd00:50:b::1/64 dev eth0") })
-	dnsmasq(t, "router", "--dhcp-range=fd00:50:b::,ra-only,64,120", "--enable-ra", "--ra-param=eth0,3")
+	dnsmasq(t, "router", "--dhcp-range=fd00:50:b::,ra-only,64,120", "--enable-ra", "--ra-param=eth0,4")
+	const label = `driver-opt=com.docker.network.endpoint.sysctls=`
 	for _, kind := range []string{"macvlan_mode=bridge", "ipvlan_mode=l2"} {
 		name, _, _ := strings.Cut(kind, "_")
-		b.network("-o", "parent=eth0", "-o", kind, "--ipam-opt", "parent=eth0", name)
-		b.network("-o", "parent=eth0", "-o", kind, "--ipam-opt", "parent=eth0", "--ipv6", name+"6")
-		c1 := b.run(name+"1", "--network", "name="+name+",driver-opt=com.docker.network.endpoint.sysctls=net.ipv6.conf.IFNAME.disable_ipv6=0,net.ipv6.conf.IFNAME.accept_ra=2")
-		c2 := b.run(name+"2", "--network", name+"6")
-		c3 := b.run(name+"3", "--network", "name="+name+"6,driver-opt=com.docker.network.endpoint.sysctls=net.ipv6.conf.IFNAME.accept_ra=2")
-		time.Sleep(8 * time.Second)
-		for _, c := range []container{c1, c2, c3} {
-			t.Logf("%s: %s", c.Name, do(t, c.at(), "ip -6 addr show dev eth0; ip -6 route; cat /proc/sys/net/ipv6/conf/eth0/accept_ra /proc/sys/net/ipv6/conf/eth0/disable_ipv6"))
+		v4, v6 := name+"4", name+"6"
+		b.network("--subnet", "192.168.50.0/24", "--ip-range", "192.168.50.64/26", "--gateway", router4, "-o", "parent=eth0", "-o", kind, v4)
+		b.network(lanArgs("-o", kind, "-o", "no_default_route=true", v6)...)
+		for _, c := range []struct {
+			name string
+			args []string
+			hear bool
+		}{
+			{"plain", []string{"--network", v6}, true},
+			{"forwards", []string{"--network", v6, "--sysctl", "net.ipv6.conf.all.forwarding=1"}, false},
+			{"labelled", []string{"--network", `name=` + v6 + `,"` + label + `net.ipv6.conf.IFNAME.accept_ra=2"`, "--sysctl", "net.ipv6.conf.all.forwarding=1"}, true},
+			{"of IPv4", []string{"--network", v4}, false},
+			{"of IPv4, labelled", []string{"--network", `name=` + v4 + `,"` + label + `net.ipv6.conf.IFNAME.disable_ipv6=0,net.ipv6.conf.IFNAME.accept_ra=2"`}, true},
+		} {
+			what := kind + ", " + c.name
+			at := b.run("hears", c.args...).at()
+			look := func() (addr, state string) {
+				for _, l := range links(t, at) {
+					for _, a := range l.Addrs {
+						if strings.HasPrefix(a.Local, "fd00:50:b:") {
+							addr = a.Local
+						}
+					}
+				}
+				return addr, do(t, at, "ip -6 addr; ip -6 route")
+			}
+			if !c.hear {
+				// One that the router has sent meanwhile would have been heard.
+				time.Sleep(5 * time.Second)
+				if addr, state := look(); addr != "" {
+					t.Errorf("%s: it has made itself an address\n%s", what, state)
+				}
+			} else {
+				err := wait(20*time.Second, what, func() error {
+					if addr, state := look(); addr == "" || !strings.Contains(state, "proto ra") {
+						return errorf("%s", state)
+					}
+					return nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+				addr, _ := look()
+				reaches(t, what+": the router to it", "router", addr)
+				reaches(t, what+": it beyond the router", at, internet6)
+			}
+			docker(t, "rm", "-f", "hears")
 		}
 		b.tidy()
 	}
