@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -58,7 +57,8 @@ type metrics struct {
 	asking   chan struct{} // a place for each that asks
 	calls    *prometheus.HistogramVec
 	links    *prometheus.CounterVec
-	server   atomic.Pointer[http.Server] // on TCP
+	server   *http.Server // on TCP; nil: there is none
+	addr     net.Addr     // of that
 }
 
 func newMetrics(p *Plugin) *metrics {
@@ -71,6 +71,9 @@ func newMetrics(p *Plugin) *metrics {
 		links: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "underlay_link_events_total", Help: "Changes of the host's links, by kind (up, down, gone or lost).",
 		}, []string{"kind"}),
+	}
+	for _, kind := range []string{"up", "down", "gone", "lost"} {
+		m.links.WithLabelValues(kind)
 	}
 	m.registry.MustRegister(
 		m.calls, m.links, collector{p},
@@ -175,7 +178,7 @@ func (m *metrics) listen(on netip.AddrPort) {
 		ReadHeaderTimeout: deadline, ReadTimeout: deadline, WriteTimeout: answering, IdleTimeout: idle, MaxHeaderBytes: maxHeader,
 		ErrorLog: stdlog.New(log.WriterLevel(logrus.DebugLevel), "", 0),
 	}
-	m.server.Store(s)
+	m.server, m.addr = s, l.Addr()
 	log.Infof("metrics are served on http://%v%s", l.Addr(), MetricsPath)
 	m.plugin.workers.Go(func() {
 		if err := s.Serve(newDoor(l, maxScrapers)); err != nil && !errors.Is(err, http.ErrServerClosed) {
@@ -188,8 +191,8 @@ func (m *metrics) listen(on netip.AddrPort) {
 const maxScrapers = 16
 
 func (m *metrics) close() {
-	if s := m.server.Load(); s != nil {
-		_ = s.Close()
+	if m.server != nil {
+		_ = m.server.Close()
 	}
 }
 
