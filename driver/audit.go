@@ -3,7 +3,7 @@ package driver
 import "github.com/sirupsen/logrus"
 
 // audit is the beginning of a log line about addresses that a container is given,
-// or that are taken from it.
+// or that are freed.
 func (d *Driver) audit(e *Endpoint, action string) *logrus.Entry {
 	fields := logrus.Fields{"action": action}
 	for _, p := range e.prefixes() {

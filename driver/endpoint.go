@@ -599,7 +599,7 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID strin
 				}
 			})
 		}
-		d.audit(e, "taken").Info("endpoint deleted")
+		d.audit(e, "freed").Info("endpoint deleted")
 	})
 }
 

@@ -255,7 +255,7 @@ func (d *Driver) DeleteNetwork(ctx context.Context, id string) error {
 		return err
 	}
 	for _, e := range left {
-		d.audit(e, "taken").Warn("endpoint was left in the network and goes with it")
+		d.audit(e, "freed").Warn("endpoint was left in the network and goes with it")
 		d.deleteLink(e)
 		d.revoke(n, e)
 	}

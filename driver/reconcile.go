@@ -558,7 +558,7 @@ func (d *Driver) end(r *Report, e *Endpoint, why string) {
 		}
 	}
 	r.did("forgot endpoint %s (%s): %s", Short(e.ID), e.addresses(), why)
-	d.audit(e, "taken").Infof("endpoint forgotten: %s", why)
+	d.audit(e, "freed").Infof("endpoint forgotten: %s", why)
 }
 
 // endsLater takes the end of an endpoint back whose record is still on disk. The

@@ -44,7 +44,6 @@ type host struct {
 }
 
 func newHost(t *testing.T) *host {
-	time.Local = time.UTC
 	quiet := logrus.New()
 	quiet.SetOutput(io.Discard)
 	h := &host{t: t, kernel: fake.New(), folder: t.TempDir()}
@@ -405,7 +404,6 @@ func answering(t *testing.T, answers map[string]any) (socket string) {
 
 // What needs another machine on the LAN is shown, too.
 func TestConflictsAndSquatters(t *testing.T) {
-	time.Local = time.UTC
 	squatter := plugin.Address{AddressUse: ipam.AddressUse{
 		Address: netip.MustParseAddr("192.168.50.9"), Subnet: netip.MustParsePrefix("192.168.50.0/24"), Kind: ipam.Squatter, MAC: "02:00:00:00:00:09", Since: epoch, Heard: epoch.Add(time.Minute),
 	}}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -23,13 +24,17 @@ func export() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var e plugin.Export
-			if err := plugin.Call(cmd.Context(), client, plugin.ExportPath, struct{}{}, &e); err != nil {
+			var answer json.RawMessage
+			if err := plugin.Call(cmd.Context(), client, plugin.ExportPath, struct{}{}, &answer); err != nil {
 				return err
 			}
-			enc := json.NewEncoder(cmd.OutOrStdout())
-			enc.SetIndent("", "  ")
-			return enc.Encode(e)
+			var text bytes.Buffer
+			if err := json.Indent(&text, answer, "", "  "); err != nil {
+				return err
+			}
+			text.WriteByte('\n')
+			_, err = text.WriteTo(cmd.OutOrStdout())
+			return err
 		},
 	}
 	socketFlag(cmd, &socket)

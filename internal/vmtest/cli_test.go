@@ -61,7 +61,13 @@ func TestCommands(t *testing.T) {
 	fixed, leased := c1.NetworkSettings.Networks["lan"], c2.NetworkSettings.Networks["leased"]
 
 	t.Run("endpoints", func(t *testing.T) {
-		err := wait(20*time.Second, "endpoints", func() error {
+		start, first := time.Now(), error(nil)
+		err := wait(time.Minute, "endpoints", func() (err error) {
+			defer func() {
+				if first == nil && err != nil {
+					first = err
+				}
+			}()
 			var all struct{ Endpoints []cliEndpoint }
 			say(t, &all, "endpoints")
 			for _, c := range []container{inspect(t, "base1"), inspect(t, "base2")} {
@@ -82,6 +88,8 @@ func TestCommands(t *testing.T) {
 		})
 		if err != nil {
 			t.Error(err)
+		} else if first != nil {
+			t.Logf("after %v; at first %v", time.Since(start), first)
 		}
 		if out := say(t, nil, "endpoints", "--network", fixed.NetworkID[:10]); !strings.Contains(out, "192.168.50.70") || strings.Contains(out, leased.IPAddress) {
 			t.Errorf("endpoints of a network:\n%s", out)
@@ -187,7 +195,9 @@ func TestCommands(t *testing.T) {
 		late.has(t, "eth0", "192.168.50.70/24", "192.168.50.110/24")
 		do(t, late, "arping -q -U -c 1 -I eth0 192.168.50.70 || :; arping -q -U -c 1 -I eth0 192.168.50.110 || :")
 		err := wait(8*time.Second, "the conflict", func() error {
-			var all struct{ Conflicts []struct{ Address, MAC, Own, Endpoint string } }
+			var all struct {
+				Conflicts []struct{ Address, MAC, Own, Endpoint string }
+			}
 			say(t, &all, "conflicts")
 			if len(all.Conflicts) != 1 || all.Conflicts[0].Address != "192.168.50.70" || all.Conflicts[0].MAC != mac || all.Conflicts[0].Own != fixed.MacAddress || all.Conflicts[0].Endpoint != fixed.EndpointID {
 				return errorf("it is not listed: %+v", all)
@@ -306,7 +316,7 @@ func TestCommands(t *testing.T) {
 	})
 	b.disconnect("lan", "base1")
 	b.disconnect("leased", "base2")
-	logged(t, "action=taken", "address=192.168.50.70", fixed.EndpointID[:12])
+	logged(t, "action=freed", "address=192.168.50.70", fixed.EndpointID[:12])
 	_, err := underlay("status", "--socket", "/run/nothing.sock")
 	refused(t, err, `nobody serves on /run/nothing\.sock`)
 }
