@@ -129,6 +129,8 @@ func TestMetricsPortTaken(t *testing.T) {
 	other.config.Metrics = netip.MustParseAddrPort(b.plugin.metrics.addr.String())
 	other.start()
 	must[object](other, "NetworkDriver.GetCapabilities", object{})
+	other.stop() // so that nobody writes
+	defer other.start()
 	if !strings.Contains(log.String(), "metrics are not served on METRICS_ADDR=") {
 		t.Errorf("the log says %s", log.String())
 	}

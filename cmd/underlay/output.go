@@ -111,10 +111,9 @@ func (a *asking) follow(ctx context.Context, out io.Writer, now string, text fun
 			if ctx.Err() != nil {
 				return nil
 			}
-			if now = ""; a.drawn() {
+			now = last // JSON goes on when the plugin is back
+			if a.drawn() {
 				now = "underlay: " + err.Error() + "\n"
-			} else {
-				now = last // it is said when the plugin is back
 			}
 		}
 	}
