@@ -179,20 +179,23 @@ const (
 
 // EndpointState is an endpoint, for a person.
 type EndpointState struct {
-	ID        string     `json:"id"`
-	Network   string     `json:"network"`
-	Name      string     `json:"container,omitempty"` // where it is known
-	Parent    string     `json:"parent"`
-	State     string     `json:"state"`
-	Since     time.Time  `json:"since,omitzero"` // doubted
-	IPv4      netip.Addr `json:"ipv4,omitzero"`
-	IPv6      netip.Addr `json:"ipv6,omitzero"`
-	Shown     netip.Addr `json:"shown,omitzero"` // by Docker in the place of IPv4, which the LAN's server has given since
+	ID      string     `json:"id"`
+	Network string     `json:"network"`
+	Name    string     `json:"container,omitempty"` // where it is known
+	Parent  string     `json:"parent"`
+	State   string     `json:"state"`
+	Since   time.Time  `json:"since,omitzero"` // doubted
+	IPv4    netip.Addr `json:"ipv4,omitzero"`
+	IPv6    netip.Addr `json:"ipv6,omitzero"`
+	// What Docker shows in the place of IPv4 and IPv6, which the LAN's server has given
+	// since.
+	Shown     netip.Addr `json:"shown,omitzero"`
+	Shown6    netip.Addr `json:"shown6,omitzero"`
 	MAC       MAC        `json:"mac,omitempty"`
 	SharedMAC bool       `json:"sharedMAC,omitempty"` // it is the parent's
 	Interface string     `json:"interface,omitempty"` // in the container
 	Sandbox   string     `json:"sandbox,omitempty"`
-	Lease     string     `json:"-"` // its key, if the driver has leased the address
+	Leases    []string   `json:"-"` // the keys of those that the driver has taken
 	Foreign   bool       `json:"-"` // another IPAM driver has given the addresses
 }
 
@@ -266,11 +269,16 @@ func (d *Driver) parentMACs() map[string]MAC {
 // endpointState is an endpoint's. The caller holds d.mu.
 func (d *Driver) endpointState(e *Endpoint, macs map[string]MAC) EndpointState {
 	s := EndpointState{
-		ID: e.ID, Network: e.NetworkID, Parent: d.parentOf(e), State: EndpointMade, IPv4: e.IPv4.Addr(), IPv6: e.IPv6.Addr(), MAC: e.MAC, Sandbox: e.Sandbox,
+		ID: e.ID, Network: e.NetworkID, Parent: d.parentOf(e), State: EndpointMade, MAC: e.MAC, Sandbox: e.Sandbox,
 	}
-	if e.Leased.IsValid() && e.Leased.Addr() != e.IPv4.Addr() {
-		s.IPv4, s.Shown = e.Leased.Addr(), e.IPv4.Addr()
+	family := func(v6 bool, is, instead *netip.Addr) {
+		shown, has := e.prefix(v6)
+		if *is = has.Addr(); shown.Addr() != has.Addr() {
+			*instead = shown.Addr()
+		}
 	}
+	family(false, &s.IPv4, &s.Shown)
+	family(true, &s.IPv6, &s.Shown6)
 	if s.MAC == nil {
 		s.MAC, s.SharedMAC = macs[s.Parent], true
 	}
@@ -280,8 +288,8 @@ func (d *Driver) endpointState(e *Endpoint, macs map[string]MAC) EndpointState {
 	if n := d.networks[e.NetworkID]; n != nil {
 		s.Foreign = n.ForeignIPAM
 	}
-	if e.Lease != nil {
-		s.Lease = e.Lease.Key
+	for _, l := range e.leases() {
+		s.Leases = append(s.Leases, l.Key)
 	}
 	p := d.presences[e.ID]
 	switch {

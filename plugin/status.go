@@ -129,8 +129,8 @@ type LeaseStatus struct {
 	Link    string     `json:"link"`           // the parent
 	Name    string     `json:"container,omitempty"`
 	MAC     string     `json:"mac"`
-	Server  netip.Addr `json:"server"`
-	State   string     `json:"state"` // bound, drifted or lost
+	Server  string     `json:"server"` // of IPv6: also its DUID
+	State   string     `json:"state"`  // bound, drifted or lost
 	Granted time.Time  `json:"granted"`
 	Renew   time.Time  `json:"renew,omitzero"`
 	Expires time.Time  `json:"expires,omitzero"` // zero: never
@@ -234,8 +234,12 @@ func leaseState(e lease.Entry) string {
 func (p *Plugin) leases() Leases {
 	all := Leases{[]LeaseStatus{}}
 	for _, e := range p.parts.book.Entries() {
+		server := e.Lease.Server.String()
+		if e.Lease.V6 != nil {
+			server = e.Lease.V6.Server.String()
+		}
 		s := LeaseStatus{
-			Address: e.Lease.Addr.Addr(), Link: e.Lease.Link, Name: cmp.Or(e.Name, e.Lease.Hostname), MAC: e.Lease.MAC.String(), Server: e.Lease.Server,
+			Address: e.Lease.Addr.Addr(), Link: e.Lease.Link, Name: cmp.Or(e.Name, e.Lease.Hostname), MAC: e.Lease.MAC.String(), Server: server,
 			State: leaseState(e), Granted: e.Lease.Granted, Renew: e.Lease.Renew, Expires: e.Lease.Expires, Why: e.Lost,
 		}
 		if e.Drift().IsValid() {
@@ -262,8 +266,8 @@ func (p *Plugin) endpoints(_ context.Context, req EndpointsRequest) (Endpoints, 
 	var addrs []netip.Addr
 	leased := false
 	for _, e := range page {
-		addrs = append(addrs, e.IPv4, e.IPv6, e.Shown)
-		leased = leased || e.Lease != ""
+		addrs = append(addrs, e.IPv4, e.IPv6, e.Shown, e.Shown6)
+		leased = leased || len(e.Leases) > 0
 	}
 	names := p.parts.ipam.Names(addrs)
 	leases := map[string]string{} // the names that servers are told
@@ -274,10 +278,10 @@ func (p *Plugin) endpoints(_ context.Context, req EndpointsRequest) (Endpoints, 
 	}
 	for i, e := range page {
 		if !e.Foreign {
-			page[i].Name = cmp.Or(names[e.IPv4], names[e.IPv6], names[e.Shown])
+			page[i].Name = cmp.Or(names[e.IPv4], names[e.IPv6], names[e.Shown], names[e.Shown6])
 		}
-		if e.Lease != "" {
-			page[i].Name = leases[e.Lease]
+		for _, key := range e.Leases {
+			page[i].Name = cmp.Or(leases[key], page[i].Name)
 		}
 	}
 	res := Endpoints{Endpoints: page}

@@ -163,7 +163,7 @@ func drawLeases(t *table, all plugin.Leases) {
 		if expires == "" {
 			expires = "never"
 		}
-		t.row(l.Address, l.Link, l.Name, l.MAC, known(l.Server), l.State, when(l.Renew), expires, strings.Join(notes, ", "))
+		t.row(l.Address, l.Link, l.Name, l.MAC, l.Server, l.State, when(l.Renew), expires, strings.Join(notes, ", "))
 	}
 }
 

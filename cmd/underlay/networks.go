@@ -113,8 +113,10 @@ func drawEndpoints(t *table, all plugin.Endpoints) {
 		if e.SharedMAC {
 			notes = append(notes, "parent's MAC")
 		}
-		if e.Shown.IsValid() {
-			notes = append(notes, "Docker shows "+e.Shown.String())
+		for _, shown := range []netip.Addr{e.Shown, e.Shown6} {
+			if shown.IsValid() {
+				notes = append(notes, "Docker shows "+shown.String())
+			}
 		}
 		if !e.Since.IsZero() {
 			notes = append(notes, "since "+when(e.Since))
