@@ -77,6 +77,14 @@ type Holdings interface {
 	Ended(netip.Addr)
 }
 
+// Store is where the records are. *store.Store is the real one.
+type Store interface {
+	Each(bucket string, f func(key, value []byte) error) error
+	Apply(...store.Change) error
+	Submit(...store.Change) <-chan error
+	Aside() *store.Aside
+}
+
 // Config is what a driver works with besides kernel and store.
 type Config struct {
 	Holdings  Holdings
@@ -94,7 +102,7 @@ type Config struct {
 // parallel.
 type Driver struct {
 	kernel    Kernel
-	store     *store.Store
+	store     Store
 	holdings  Holdings
 	leaser    Leaser
 	announcer Announcer
@@ -115,6 +123,7 @@ type Driver struct {
 
 	reconciling sync.Mutex // held while records and kernel are compared
 	entered     bool       // an endpoint of ours has been seen in a sandbox: they are where we look
+	tally       tally
 
 	mu        sync.Mutex
 	networks  map[string]*Network
@@ -139,7 +148,7 @@ const (
 
 // New loads the networks and endpoints from the store. It does not touch the
 // kernel: Recover does.
-func New(kernel Kernel, st *store.Store, c Config) (*Driver, error) {
+func New(kernel Kernel, st Store, c Config) (*Driver, error) {
 	d := &Driver{
 		kernel: kernel, store: st, holdings: c.Holdings, leaser: c.Leaser, announcer: c.Announcer, log: c.Log, grace: cmp.Or(c.Grace, grace),
 		networks: map[string]*Network{}, endpoints: map[string]*Endpoint{}, addresses: map[netip.Addr]*Endpoint{}, lodgers: map[string]map[string]*Endpoint{}, roommates: map[string]map[string]*Endpoint{}, macs: map[macOn]*Endpoint{},

@@ -189,7 +189,7 @@ func (d *Driver) createEndpoint(ctx context.Context, req Endpoint) (mac MAC, mad
 		return nil, true, err
 	}
 	d.answer(n)
-	d.logOfEndpoint(n.ID, e.ID).Infof("endpoint made: %s %v %v", link.Name, e.IPv4, link.MAC)
+	d.audit(e, "given").WithField("mac", link.MAC.String()).Infof("endpoint made: %s", link.Name)
 	return e.MAC, true, nil
 }
 
@@ -599,7 +599,7 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID strin
 				}
 			})
 		}
-		d.logOfEndpoint(networkID, e.ID).Info("endpoint deleted")
+		d.audit(e, "freed").Info("endpoint deleted")
 	})
 }
 

@@ -209,7 +209,7 @@ func (d *Driver) readdress(e *Endpoint, is netip.Prefix, router netip.Addr) erro
 	if !ok {
 		return nil
 	}
-	d.logOfEndpoint(n.ID, e.ID).Infof("gave its container %v in the place of %v", is, was)
+	d.audit(after, "given").Infof("gave its container %v in the place of %v", is, was)
 	if parent, inside, err := d.inside(n, e.ID, e.Sandbox); err == nil {
 		d.picture(e.ID, inside, parent)
 	}

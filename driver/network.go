@@ -255,7 +255,7 @@ func (d *Driver) DeleteNetwork(ctx context.Context, id string) error {
 		return err
 	}
 	for _, e := range left {
-		d.logOf(id).Warnf("endpoint %s was left in the network and goes with it", Short(e.ID))
+		d.audit(e, "freed").Warn("endpoint was left in the network and goes with it")
 		d.deleteLink(e)
 		d.revoke(n, e)
 	}

@@ -91,14 +91,21 @@ func (d *Driver) reconcile(s scope) Report {
 	d.reconciling.Lock()
 	defer d.reconciling.Unlock()
 	r := &Report{Done: []string{}, Left: []string{}}
+	d.reconcileInto(r, s)
+	d.tally.note(s, r)
+	return *r
+}
+
+// reconcileInto is reconcile. The caller holds d.reconciling.
+func (d *Driver) reconcileInto(r *Report, s scope) {
 	if d.ctx.Err() != nil {
 		r.left("underlay is being ended")
-		return *r
+		return
 	}
 	links, err := d.keepHost(r, s)
 	if err != nil {
 		r.failed(d.log, "links were not looked at: %v", err)
-		return *r
+		return
 	}
 	// At a start the containers can wait, but dockerd's calls cannot.
 	if s != started {
@@ -114,7 +121,6 @@ func (d *Driver) reconcile(s scope) Report {
 	if s != changed { // else end has said what has changed
 		d.answer(&Network{Options: options.Network{Proxy: true}})
 	}
-	return *r
 }
 
 // keepHost makes the parents that networks need, deletes the plugin's links in
@@ -552,7 +558,7 @@ func (d *Driver) end(r *Report, e *Endpoint, why string) {
 		}
 	}
 	r.did("forgot endpoint %s (%s): %s", Short(e.ID), e.addresses(), why)
-	d.logOfEndpoint(e.NetworkID, e.ID).Infof("endpoint forgotten (%s): %s", e.addresses(), why)
+	d.audit(e, "freed").Infof("endpoint forgotten: %s", why)
 }
 
 // endsLater takes the end of an endpoint back whose record is still on disk. The

@@ -3,6 +3,7 @@ package driver
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -161,7 +162,22 @@ func (w *world) put(i int, nic string) {
 
 // check wants each running container to have its interface, and nobody else one.
 func (w *world) check() {
-	w.Reconcile()
+	kernel, records := w.kernel.String(), w.Snapshot()
+	would := w.DryRun()
+	if now := w.kernel.String(); now != kernel {
+		w.rt.Fatalf("a dry run has changed the kernel from\n%s\nto\n%s", kernel, now)
+	}
+	if now := w.Snapshot(); !reflect.DeepEqual(now, records) {
+		w.rt.Fatalf("a dry run has changed the records from\n%+v\nto\n%+v", records, now)
+	}
+	does := w.Reconcile()
+	slices.Sort(would.Done)
+	slices.Sort(does.Done)
+	// In which order endpoints are looked at is open, and so when one first seems to
+	// have ended.
+	if !slices.Equal(would.Done, does.Done) || len(would.Left) != len(does.Left) {
+		w.rt.Fatalf("a dry run says\n%q\nand a reconcile\n%q", would, does)
+	}
 	for name, e := range w.running {
 		_, record, err := w.endpoint(e.NetworkID, e.ID)
 		if err != nil {

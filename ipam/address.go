@@ -159,6 +159,9 @@ func (i *IPAM) RequestAddress(ctx context.Context, r AddressRequest) (_ netip.Pr
 		if err != nil {
 			return netip.Prefix{}, err
 		}
+		if h.kind != KindEndpoint {
+			i.audit(p, addr, h, "given").Info("address given")
+		}
 		return netip.PrefixFrom(addr, subnet.Bits()), nil
 	}
 }
@@ -652,6 +655,9 @@ func (i *IPAM) free(b *batch, p *pool, addr netip.Addr, h *holding) {
 			p.unkeep(addr)
 			p.rest(addr, r)
 			i.freed(addr)
+			if h.kind != KindEndpoint {
+				i.audit(p, addr, h, "freed").Info("address freed")
+			}
 		}
 	})
 }

@@ -50,6 +50,7 @@ type Config struct {
 	// Grace is for how long something that nobody is known to need stays held;
 	// 0 stands for a minute.
 	Grace time.Duration
+	Now   func() time.Time // nil: time.Now
 }
 
 // Users knows which addresses are in use by endpoints, whatever dockerd says.
@@ -110,13 +111,16 @@ func New(st *store.Store, users Users, cfg Config) (*IPAM, error) {
 		leases:   cfg.Leases,
 		defaults: cfg.DefaultPools,
 		log:      cfg.Log,
-		now:      time.Now,
+		now:      cfg.Now,
 		grace:    cmp.Or(cfg.Grace, grace),
 		pools:    btree.NewBTreeGOptions(func(a, b *pool) bool { return a.subnet.Addr().Less(b.subnet.Addr()) }, btree.Options{NoLocks: true}),
 		networks: map[string]NetworkPools{},
 		naming:   map[netip.Prefix]map[string]struct{}{},
 	}
 	i.ctx, i.cancel = context.WithCancel(context.Background())
+	if i.now == nil {
+		i.now = time.Now
+	}
 	if i.log == nil {
 		quiet := logrus.New()
 		quiet.SetOutput(io.Discard)

@@ -95,7 +95,9 @@ func (i *IPAM) clearPool(b *batch, p *pool, again *waits) {
 			}
 		case h.kind == KindEndpoint && i.users == nil:
 		default:
-			i.log.WithField("pool", p.subnet).WithField("address", addr).Info("freeing an address that nobody needs any more")
+			if h.kind == KindEndpoint { // else free says so
+				i.audit(p, addr, h, "freed").Info("freeing an address that nobody needs any more")
+			}
 			i.free(b, p, addr, h)
 		}
 	}

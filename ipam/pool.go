@@ -337,6 +337,9 @@ func (i *IPAM) drop(b *batch, p *pool) {
 		if err == nil {
 			i.pools.Delete(p)
 			i.freed(slices.Collect(maps.Keys(p.held))...)
+			for _, addr := range slices.SortedFunc(maps.Keys(p.held), netip.Addr.Compare) {
+				i.audit(p, addr, p.held[addr], "freed").Info("address freed with its pool")
+			}
 		}
 		p.settle()
 	})

@@ -4,14 +4,17 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
-
-	"underlay/driver"
+	"syscall"
+	"time"
 )
 
 // DefaultSocket is where dockerd looks for a socket plugin of this name.
@@ -33,16 +36,19 @@ func Call(ctx context.Context, client *http.Client, path string, req, res any) e
 	}
 	answer, err := client.Do(r)
 	if err != nil {
-		return err
+		return plain(err)
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(answer.Body)
 	if err != nil {
-		return err
+		return plain(err)
 	}
 	if answer.StatusCode != http.StatusOK {
 		var f failure
 		if json.Unmarshal(text, &f) == nil && f.Err != "" {
+			if answer.StatusCode == http.StatusNotFound {
+				return fmt.Errorf("%s: the plugin that runs is of another version than this command", f.Err)
+			}
 			return fmt.Errorf("%s", f.Err)
 		}
 		return fmt.Errorf("%s answered %s: %s", path[1:], answer.Status, bytes.TrimSpace(text))
@@ -51,6 +57,41 @@ func Call(ctx context.Context, client *http.Client, path string, req, res any) e
 		return nil
 	}
 	return json.Unmarshal(text, res)
+}
+
+// plain is an error of HTTP for a person who has typed no URL.
+func plain(err error) error {
+	var u *url.Error
+	if !errors.As(err, &u) {
+		return err
+	}
+	if u.Timeout() {
+		return fmt.Errorf("the plugin has not answered within %v; see dockerd's log", deadline)
+	}
+	return u.Err
+}
+
+// unserved says why a socket cannot be spoken to.
+func unserved(socket string, err error) error {
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("nobody serves on %s: is the plugin enabled (docker plugin ls)?", socket)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%s is root's alone: run the command as root", socket)
+	}
+	return err
+}
+
+// serving are those of sockets that somebody serves on: a plugin that is disabled
+// may leave its own.
+func serving(sockets []string) (served []string) {
+	for _, path := range sockets {
+		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+			c.Close()
+			served = append(served, path)
+		}
+	}
+	return served
 }
 
 // Client speaks HTTP over a plugin's socket; an empty path is looked for where
@@ -63,6 +104,11 @@ func Client(socket string) (*http.Client, error) {
 		}
 		if one, _ := filepath.Glob(DefaultSocket); one != nil {
 			found = slices.Concat(found, one)
+		}
+		if len(found) > 1 {
+			if served := serving(found); len(served) > 0 {
+				found = served
+			}
 		}
 		switch len(found) {
 		case 0:
@@ -77,7 +123,11 @@ func Client(socket string) (*http.Client, error) {
 		Timeout: deadline,
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+				c, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+				if err != nil {
+					return nil, unserved(socket, err)
+				}
+				return c, nil
 			},
 			MaxIdleConnsPerHost: 64,
 		},
@@ -100,12 +150,6 @@ func FetchState(socket string) (string, error) {
 // Forget has a running plugin forget a network that Docker no longer has.
 func Forget(socket, network string) error {
 	return ask(socket, ForgetPath, ForgetRequest{network}, nil)
-}
-
-// Reconcile has a running plugin compare its records with the kernel now.
-func Reconcile(socket string) (r driver.Report, err error) {
-	err = ask(socket, ReconcilePath, none{}, &r)
-	return r, err
 }
 
 func ask(socket, path string, req, res any) error {

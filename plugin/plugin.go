@@ -47,8 +47,18 @@ type Config struct {
 	// Grace is how long what nobody is known to need is kept, should dockerd come
 	// back to it; 0 stands for the default.
 	Grace time.Duration
+	// Metrics is where they are served besides the socket; zero: nowhere.
+	Metrics netip.AddrPort
+	Now     func() time.Time // nil: time.Now
 
 	faults
+}
+
+func (c *Config) now() time.Time {
+	if c.Now == nil {
+		return time.Now()
+	}
+	return c.Now()
 }
 
 // SandboxDir is where dockerd keeps containers' network namespaces, unless it has
@@ -94,8 +104,10 @@ type Kernel interface {
 // Plugin is the running daemon.
 type Plugin struct {
 	config   Config
+	started  time.Time
 	listener net.Listener
 	server   *server
+	metrics  *metrics
 	tried    chan struct{} // closed once the state is loaded, or could not be the first time
 	loaded   chan struct{} // closed once the state is loaded, or never will be
 
@@ -129,14 +141,19 @@ func Listen(config Config) (*Plugin, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Plugin{config: config, listener: l, tried: make(chan struct{}), loaded: make(chan struct{})}
+	p := &Plugin{config: config, started: config.now(), listener: l, tried: make(chan struct{}), loaded: make(chan struct{})}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.metrics = newMetrics(p)
 	p.server = newServer(config.Log, p.ready)
+	p.server.metrics = p.metrics
 	p.server.http.RegisterOnShutdown(l.lastCalls)
 	p.routeNetwork()
 	p.routeIPAM()
 	p.routeState()
+	p.routeStatus()
+	p.routeExport()
 	p.config.server(p.server)
+	p.metrics.listen(config.Metrics)
 	go p.load()
 	return p, nil
 }
@@ -161,6 +178,7 @@ func (p *Plugin) Close() error {
 	if err != nil {
 		err = fmt.Errorf("calls under way are left behind: %w", err)
 	}
+	p.metrics.close()
 	p.cancel()
 	<-p.loaded
 	if p.failed.Load() != nil {
@@ -273,7 +291,7 @@ func (p *Plugin) open() (_ parts, err error) {
 	holdings, leaser := &holdings{}, &leaser{}
 	settings := ipam.Config{
 		DefaultPools: p.config.DefaultPools, Host: lan.New(o.kernel, lan.ResolvConf), Log: p.config.Log.WithField("part", "ipam"),
-		Grace: p.config.Grace,
+		Grace: p.config.Grace, Now: p.config.Now,
 	}
 	var announcer driver.Announcer
 	if p.config.Kernel == nil {
@@ -331,6 +349,7 @@ func (p *Plugin) follow() {
 		}
 	})
 	err := p.parts.host.Changes(p.ctx, func(c netlinkutil.Change) {
+		p.metrics.linkChanged(c)
 		switch {
 		case c.Lost:
 			p.parts.ipam.Doubt("")

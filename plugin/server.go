@@ -50,6 +50,8 @@ type server struct {
 	calls map[string]http.HandlerFunc // by path
 	log   *logrus.Logger
 	ready func(context.Context) error // nil once the state is loaded
+
+	metrics *metrics
 }
 
 func newServer(log *logrus.Logger, ready func(context.Context) error) *server {
@@ -73,6 +75,9 @@ func newServer(log *logrus.Logger, ready func(context.Context) error) *server {
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	call, known := s.calls[r.URL.Path]
 	switch {
+	case r.URL.Path == MetricsPath && r.Method == http.MethodGet && s.metrics != nil:
+		busy(r.Context())
+		s.metrics.ServeHTTP(w, r)
 	case !known:
 		refuse(w, http.StatusNotFound, fmt.Errorf("underlay has no call %s", clip(r.URL.Path)))
 	case r.Method != http.MethodPost:
@@ -149,6 +154,9 @@ func route[Req, Res any](s *server, path string, f func(context.Context, Req) (R
 		if err == nil {
 			busy(ctx)
 			res, err = answer(ctx, req, f)
+		}
+		if s.metrics != nil {
+			s.metrics.called(path, outcomeOf(ctx, err), time.Since(start))
 		}
 		entry := func() *logrus.Entry {
 			return s.log.WithFields(about(req)).WithFields(logrus.Fields{"call": path[1:], "ms": milliseconds(start)})

@@ -18,6 +18,7 @@ const (
 	StatePath     = "/Underlay.State"     // its whole state as JSON
 	ForgetPath    = "/Underlay.Forget"    // a network that Docker no longer has
 	ReconcilePath = "/Underlay.Reconcile" // compares records and kernel now, and answers a driver.Report
+	DryRunPath    = "/Underlay.DryRun"    // answers what that would do
 )
 
 // State is StatePath's answer.
@@ -59,6 +60,7 @@ func (p *Plugin) routeState() {
 	route(p.server, ProcessPath, process)
 	at(p.server, ForgetPath, p.forget)
 	at(p.server, ReconcilePath, func(context.Context, none) (driver.Report, error) { return p.parts.driver.Reconcile(), nil })
+	at(p.server, DryRunPath, func(context.Context, none) (driver.Report, error) { return p.parts.driver.DryRun(), nil })
 }
 
 // ForgetRequest names a network by its ID or the beginning of it.

@@ -2,6 +2,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/signal"
@@ -11,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
+	"underlay/driver"
 	"underlay/internal/privilege"
 	"underlay/ipam"
 	"underlay/plugin"
@@ -20,6 +22,13 @@ import (
 var version = "devel"
 
 func main() {
+	if err := command().ExecuteContext(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, "underlay:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "underlay",
 		Short:         "Containers on the physical network",
@@ -27,11 +36,10 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serve(), state(), forget(), reconcile())
-	if err := root.Execute(); err != nil {
-		fmt.Fprintln(os.Stderr, "underlay:", err)
-		os.Exit(1)
-	}
+	root.AddCommand(
+		serve(), status(), networks(), endpoints(), addresses(), conflicts(), leases(), reconcile(), release(), state(), forget(), export(), importState(),
+	)
+	return root
 }
 
 func serve() *cobra.Command {
@@ -49,7 +57,9 @@ Environment:
   REBUILD        on (default): interfaces of running containers that went with
                  their parent are made again when it is back; off: they are not
   SANDBOX_DIR    the containers' network namespaces as dockerd names them, the
-                 folder netns in its --exec-root (default /var/run/docker/netns)`,
+                 folder netns in its --exec-root (default /var/run/docker/netns)
+  METRICS_ADDR   where metrics are served besides the socket: 9323 for this host
+                 alone, or an address such as 192.168.50.2:9323 (default: nowhere)`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return run(socket, stateDir, sandboxes) },
 	}
@@ -72,8 +82,12 @@ func run(socket, stateDir, sandboxes string) error {
 	if err != nil {
 		return err
 	}
+	metrics, err := plugin.ParseMetricsAddr(os.Getenv("METRICS_ADDR"))
+	if err != nil {
+		return fmt.Errorf("METRICS_ADDR: %w", err)
+	}
 	give(log, s.Enter)
-	config := plugin.Config{Socket: socket, State: stateDir, DefaultPools: pools, Sandboxes: s, Version: version, Log: log}
+	config := plugin.Config{Socket: socket, State: stateDir, DefaultPools: pools, Sandboxes: s, Version: version, Log: log, Metrics: metrics}
 	if err := withFaults(&config); err != nil {
 		return err
 	}
@@ -181,6 +195,7 @@ func forget() *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 		RunE:  func(_ *cobra.Command, args []string) error { return plugin.Forget(socket, args[0]) },
 	}
+	cmd.ValidArgsFunction = completeNetworks(&socket, func(n *driver.NetworkState) bool { return n.Endpoints == 0 })
 	socketFlag(cmd, &socket)
 	return cmd
 }

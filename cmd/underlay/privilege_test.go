@@ -24,6 +24,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	time.Local = time.UTC // what is printed is the same everywhere
 	nstest.Main(m)
 }
 

@@ -145,6 +145,11 @@ func trusted(path string, info fs.FileInfo) error {
 // create makes a state file without records. It has its name only when all of
 // it is on disk: an empty or a short file is never one that a crash has left.
 func create(path string) error {
+	return compose(path, func(tx *bbolt.Tx) error { return migrate(tx, 0) })
+}
+
+// compose is create for a file with records.
+func compose(path string, records func(*bbolt.Tx) error) error {
 	making := path + ".new"
 	if err := os.Remove(making); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -154,7 +159,7 @@ func create(path string) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(db.Update(func(tx *bbolt.Tx) error { return migrate(tx, 0) }), db.Close())
+		return errors.Join(db.Update(records), db.Close())
 	})
 	if err == nil {
 		err = move(making, path)

@@ -1,0 +1,539 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+	"go.yaml.in/yaml/v3"
+
+	"underlay/driver"
+	"underlay/ipam"
+	"underlay/netlinkutil"
+	"underlay/netlinkutil/fake"
+	"underlay/plugin"
+)
+
+var update = flag.Bool("update", false, "write what is printed as what is to be printed")
+
+// epoch is when everything happens.
+var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// host is a plugin on a pretend kernel, of which dockerd has asked for some things.
+type host struct {
+	t      *testing.T
+	kernel *fake.Kernel
+	folder string
+	config plugin.Config
+	client *http.Client
+	end    func()
+}
+
+func newHost(t *testing.T) *host {
+	quiet := logrus.New()
+	quiet.SetOutput(io.Discard)
+	h := &host{t: t, kernel: fake.New(), folder: t.TempDir()}
+	// The names are no link's of a machine that tests run on.
+	h.kernel.AddNIC("lan0")
+	h.kernel.AddNIC("lan1")
+	h.kernel.AddAddress("lan0", netip.MustParsePrefix("192.168.50.2/24"))
+	h.kernel.AddAddress("lan1", netip.MustParsePrefix("192.168.60.2/24"))
+	h.config = plugin.Config{
+		Socket: filepath.Join(h.folder, "u.sock"), State: filepath.Join(h.folder, "state"), Version: "1.2.3", Log: quiet, Kernel: h.kernel,
+		Now: func() time.Time { return epoch },
+	}
+	return h
+}
+
+func (h *host) serve() {
+	h.t.Helper()
+	p, err := plugin.Listen(h.config)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- p.Serve() }()
+	if h.client, err = plugin.Client(h.config.Socket); err != nil {
+		h.t.Fatal(err)
+	}
+	ended := false
+	h.end = func() {
+		if ended {
+			return
+		}
+		ended = true
+		h.client.CloseIdleConnections()
+		if err := p.Close(); err != nil {
+			h.t.Error(err)
+		}
+		if err := <-served; err != nil {
+			h.t.Error(err)
+		}
+	}
+	h.t.Cleanup(h.end)
+}
+
+type object = map[string]any
+
+// call is one of dockerd's, which must succeed.
+func (h *host) call(name string, req object) (res struct{ PoolID, Address string }) {
+	h.t.Helper()
+	if err := plugin.Call(h.t.Context(), h.client, "/"+name, req, &res); err != nil {
+		h.t.Fatalf("%s: %v", name, err)
+	}
+	return res
+}
+
+func dockerID(n int) string { return strings.Repeat(fmt.Sprintf("%04x", n), 16) }
+
+// network makes one and returns its pool.
+func (h *host) network(n int, subnet, gateway string, ipamOptions, options object, aux ...string) (pool string) {
+	h.t.Helper()
+	pool = h.call("IpamDriver.RequestPool", object{"Pool": subnet, "Options": ipamOptions}).PoolID
+	bits := subnet[strings.IndexByte(subnet, '/'):]
+	data := object{"AddressSpace": "underlay", "Pool": subnet}
+	if gateway != "" {
+		h.call("IpamDriver.RequestAddress", object{"PoolID": pool, "Address": gateway, "Options": object{"RequestAddressType": "com.docker.network.gateway"}})
+		data["Gateway"] = gateway + bits
+	}
+	given := object{}
+	for i, a := range aux {
+		h.call("IpamDriver.RequestAddress", object{"PoolID": pool, "Address": a})
+		given[fmt.Sprint("aux", i)] = a + bits
+	}
+	data["AuxAddresses"] = given
+	h.call("NetworkDriver.CreateNetwork", object{
+		"NetworkID": dockerID(n), "Options": object{"com.docker.network.generic": options}, "IPv4Data": []object{data}, "IPv6Data": []object{},
+	})
+	return pool
+}
+
+// start makes the calls of a container's start, and has its link moved.
+func (h *host) start(network, n int, pool, name, address string) (given string) {
+	h.t.Helper()
+	req := object{"PoolID": pool, "Address": address}
+	if name != "" {
+		req["Options"] = object{"com.docker.network.endpoint.name": name}
+	}
+	given = h.call("IpamDriver.RequestAddress", req).Address
+	ids := object{"NetworkID": dockerID(network), "EndpointID": dockerID(n), "SandboxKey": fmt.Sprintf("%s/%012x", fake.SandboxDir, n)}
+	h.call("NetworkDriver.CreateEndpoint", object{"NetworkID": dockerID(network), "EndpointID": dockerID(n), "Interface": object{"Address": given}})
+	h.call("NetworkDriver.Join", ids)
+	link := "ul" + dockerID(n)[:13]
+	as := netlinkutil.Interface{Name: "eth0", MTU: 1500, Up: true, Addrs: []netip.Prefix{netip.MustParsePrefix(given)}}
+	if err := h.kernel.MoveTo(link, ids["SandboxKey"].(string), as); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := h.kernel.Arrive(link); err != nil {
+		h.t.Fatal(err)
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		all, err := fetchEndpoints(h.t.Context(), h.client, "")
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		for _, e := range all.Endpoints {
+			if e.ID == dockerID(n) && e.State == driver.EndpointRunning && e.Interface != "" {
+				return given
+			}
+		}
+		if time.Now().After(end) {
+			h.t.Fatalf("endpoint %d is not there: %+v", n, all)
+		}
+	}
+}
+
+func (h *host) stop(network, n int, pool, address string) {
+	h.t.Helper()
+	ids := object{"NetworkID": dockerID(network), "EndpointID": dockerID(n)}
+	h.call("NetworkDriver.Leave", ids)
+	h.call("NetworkDriver.DeleteEndpoint", ids)
+	bare, _, _ := strings.Cut(address, "/")
+	h.call("IpamDriver.ReleaseAddress", object{"PoolID": pool, "Address": bare})
+}
+
+// furnish makes networks and containers of many kinds.
+func (h *host) furnish() {
+	h.t.Helper()
+	lan := h.network(1, "192.168.50.0/24", "192.168.50.1", object{"exclude": "192.168.50.200-192.168.50.209,192.168.50.220", "reserve": "db=192.168.50.20"},
+		object{"parent": "lan0", "host_access": "true"}, "192.168.50.5")
+	l3 := h.network(2, "10.1.0.0/24", "", nil, object{"parent": "lan1", "ipvlan_mode": "l3"})
+	h.network(3, "192.168.10.0/24", "192.168.10.1", nil, object{"parent": "lan0.10"})
+	h.start(1, 0x11, lan, "web", "")
+	h.start(1, 0x12, lan, "cam", "192.168.50.70")
+	h.stop(1, 0x13, lan, h.start(1, 0x13, lan, "job", ""))
+	h.start(2, 0x21, l3, "", "")
+	h.call("IpamDriver.RequestAddress", object{"PoolID": lan, "Address": "192.168.50.99", "Options": object{"com.docker.network.endpoint.name": "ghost"}})
+}
+
+// run is the command of a person.
+func run1(args ...string) (string, error) {
+	var out bytes.Buffer
+	root := command()
+	root.SetArgs(args)
+	root.SetOut(&out)
+	root.SetErr(&out)
+	err := root.ExecuteContext(context.Background())
+	return out.String(), err
+}
+
+// same are what differs from run to run.
+var same = []struct {
+	what *regexp.Regexp
+	as   string
+}{
+	{regexp.MustCompile(`"?20[^0]\d-\d\d-\d\dT[\d:.]+Z"?`), "TIME"},
+	{regexp.MustCompile(`20[^0]\d-(0[^1]|1\d)-\d\d \d\d:\d\d:\d\d`), "TIME"},
+	{regexp.MustCompile(`(up +)\S+,`), "${1}LONG,"},
+	{regexp.MustCompile(`("bytes": |bytes: )\d+`), "${1}N"},
+	{regexp.MustCompile(`\d+ KiB`), "N KiB"},
+	{regexp.MustCompile(`"(boot|instance|ula)": "[^\n]*"`), `"$1": "DRAWN"`},
+	{regexp.MustCompile(`("runs": |runs: )\d+`), "${1}N"},
+}
+
+func (h *host) golden(name string, args ...string) {
+	h.t.Helper()
+	text, err := run1(append(args, "--socket", h.config.Socket)...)
+	if err != nil {
+		text += "underlay: " + err.Error() + "\n"
+	}
+	golden(h.t, name, strings.ReplaceAll(text, h.folder, "FOLDER"))
+}
+
+func golden(t *testing.T, name, text string) {
+	t.Helper()
+	text = strings.ReplaceAll(text, epoch.Format(time.RFC3339), "EPOCH")
+	for _, s := range same {
+		text = s.what.ReplaceAllString(text, s.as)
+	}
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), text); d != "" {
+		t.Errorf("%s (-want +got):\n%s", name, d)
+	}
+}
+
+// Each verb, on the same host, prints what it did before.
+func TestVerbs(t *testing.T) {
+	h := newHost(t)
+	h.serve()
+	h.furnish()
+	if err := h.kernel.DeleteLink("lan0.10"); err != nil { // by somebody else
+		t.Fatal(err)
+	}
+	for _, verb := range []string{"status", "networks", "endpoints", "addresses", "conflicts", "leases"} {
+		t.Run(verb, func(t *testing.T) {
+			h := *h
+			h.t = t
+			h.golden(verb+".txt", verb)
+			h.golden(verb+".json", verb, "-o", "json")
+		})
+	}
+	h.golden("endpoints-wide.txt", "endpoints", "-o", "wide")
+	h.golden("endpoints-of.txt", "endpoints", "--network", dockerID(2)[:8])
+	h.golden("networks.yaml", "networks", "-o", "yaml")
+	h.golden("addresses-part.txt", "addresses", "192.168.50.64/26")
+	h.golden("addresses-none.txt", "addresses", "192.168.99.0/24")
+	before := h.export()
+	kernel := h.kernel.String()
+	h.golden("dry-run.txt", "reconcile", "--dry-run")
+	h.golden("dry-run.json", "reconcile", "--dry-run", "-o", "json")
+	if h.export() != before || h.kernel.String() != kernel {
+		t.Errorf("the dry run has changed something:\n%s\n%s", h.kernel, h.export())
+	}
+	h.golden("reconcile.txt", "reconcile")
+	h.golden("reconcile-again.txt", "reconcile")
+	h.golden("release-live.txt", "release", "192.168.50.70")
+	h.golden("release-gateway.txt", "release", "192.168.50.1")
+	h.golden("release-early.txt", "release", "192.168.50.99")
+	h.golden("release-free.txt", "release", "192.168.50.120")
+	h.golden("export.json", "export")
+}
+
+func (h *host) export() string {
+	h.t.Helper()
+	text, err := run1("export", "--socket", h.config.Socket)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return text
+}
+
+// What is exported makes a state file, of which a plugin makes the same again. With a
+// minute gone, an address that nobody came back for may be released.
+func TestExportImport(t *testing.T) {
+	h := newHost(t)
+	h.serve()
+	h.furnish()
+	exported := filepath.Join(h.folder, "export.json")
+	before := h.export()
+	if err := os.WriteFile(exported, []byte(before), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run1("import", "--state", h.config.State, exported); err == nil || !strings.Contains(err.Error(), "is there already") {
+		t.Errorf("over a state file: %q, %v", out, err)
+	}
+	h.end()
+	h.config.State = filepath.Join(h.folder, "other")
+	out, err := run1("import", "--state", h.config.State, exported)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out, "records are in "+filepath.Join(h.config.State, plugin.StateFile)) {
+		t.Errorf("import says %q", out)
+	}
+	h.config.Now = func() time.Time { return epoch.Add(2 * time.Minute) }
+	h.serve()
+	at := regexp.MustCompile(`"exported": ".*"`)
+	if after := h.export(); at.ReplaceAllString(after, "") != at.ReplaceAllString(before, "") {
+		t.Errorf("exported again (-was +is):\n%s", cmp.Diff(before, after))
+	}
+	// A replay may be on its way only once dockerd has connected.
+	h.golden("release.txt", "release", "192.168.50.99")
+	h.golden("release-again.txt", "release", "192.168.50.99")
+}
+
+// A lease goes on in the next life. None is asked for anything: it is good for years.
+func TestLeases(t *testing.T) {
+	h := newHost(t)
+	h.serve()
+	h.furnish()
+	var e plugin.Export
+	if err := json.Unmarshal([]byte(h.export()), &e); err != nil {
+		t.Fatal(err)
+	}
+	h.end()
+	lease := func(key, given, now, name, lost string) {
+		e.Records["addresses"]["192.168.50.0/24 "+given] = json.RawMessage(`{"kind":"endpoint","name":"` + name + `","since":"2026-01-02T03:04:05Z"}`)
+		e.Records["leases"][key] = json.RawMessage(fmt.Sprintf(`{"key":%q,"on":"192.168.50.0/24","name":%q,"given":"%s/24","ipam":true,"lost":%q,"lease":{"key":%q,"link":"lan0","mac":"AgAAAAA%s",
+			"addr":"%s/24","server":"192.168.50.1","granted":"2026-01-02T03:04:05Z","renew":"2096-01-02T03:04:05Z","rebind":"2097-01-02T03:04:05Z","expires":"2098-01-02T03:04:05Z"}}`,
+			key, name, given, lost, key, key[:1], now))
+	}
+	e.Records["leases"] = map[string]json.RawMessage{}
+	lease("A1", "192.168.50.41", "192.168.50.41", "tv", "")
+	lease("B2", "192.168.50.42", "192.168.50.142", "radio", "")
+	lease("C3", "192.168.50.43", "192.168.50.43", "lamp", "no server answers")
+	text, err := json.Marshal(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.config.State = filepath.Join(h.folder, "other")
+	if _, err := plugin.Import(h.config.State, bytes.NewReader(text)); err != nil {
+		t.Fatal(err)
+	}
+	h.serve()
+	h.golden("leased.txt", "leases")
+	h.golden("leased.json", "leases", "-o", "json")
+	h.golden("leased-status.txt", "status")
+	h.golden("leased-addresses.txt", "addresses", "192.168.50.40/30")
+}
+
+func TestImportRefuses(t *testing.T) {
+	tests := map[string]struct{ text, want string }{
+		"nothing":          {"", "is no export"},
+		"no JSON":          {"{", "is no export"},
+		"more":             {`{"format":4,"records":{}} {}`, "more follows"},
+		"no format":        {`{"records":{}}`, "no format number"},
+		"no records":       {`{"format":4}`, "no records"},
+		"a later format":   {`{"format":99,"records":{}}`, "a later underlay"},
+		"a number":         {`{"format":4,"records":{"driver":{"instance":7}}}`, "neither an object nor a string"},
+		"a broken network": {`{"format":4,"records":{"networks":{"a":{"id":7}}}}`, "network a"},
+		"a broken address": {`{"format":4,"records":{"addresses":{"192.168.50.0/24 192.168.50.7":{"kind":"endpoint"}}}}`, "there is no such pool"},
+		"a broken lease":   {`{"format":4,"records":{"leases":{"k":"x"}}}`, "leases/k"},
+		"an empty key":     {`{"format":4,"records":{"driver":{"":"x"}}}`, "driver/"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			folder := t.TempDir()
+			_, err := plugin.Import(folder, strings.NewReader(test.text))
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error %v, want %q", err, test.want)
+			}
+			if left, _ := os.ReadDir(folder); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
+		})
+	}
+}
+
+// answering is a plugin that always says the same.
+func answering(t *testing.T, answers map[string]any) (socket string) {
+	socket = filepath.Join(t.TempDir(), "u.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a, ok := answers[r.URL.Path]
+		if !ok {
+			w.WriteHeader(http.StatusNotFound)
+			fmt.Fprintf(w, `{"Err":"underlay has no call %s"}`, r.URL.Path)
+			return
+		}
+		if f, is := a.(func() any); is {
+			a = f()
+		}
+		json.NewEncoder(w).Encode(a)
+	})}
+	go s.Serve(l)
+	t.Cleanup(func() { s.Close() })
+	return socket
+}
+
+// What needs another machine on the LAN is shown, too.
+func TestConflictsAndSquatters(t *testing.T) {
+	squatter := plugin.Address{AddressUse: ipam.AddressUse{
+		Address: netip.MustParseAddr("192.168.50.9"), Subnet: netip.MustParsePrefix("192.168.50.0/24"), Kind: ipam.Squatter, MAC: "02:00:00:00:00:09", Since: epoch, Heard: epoch.Add(time.Minute),
+	}}
+	taken := plugin.Address{AddressUse: ipam.AddressUse{
+		Address: netip.MustParseAddr("192.168.50.10"), Subnet: squatter.Subnet, Kind: ipam.Dynamic, Name: "web", MAC: "02:00:00:00:00:10", Since: epoch, Heard: epoch.Add(time.Minute), Conflict: "02:00:00:00:00:66",
+	}, Endpoint: dockerID(0x11), Network: dockerID(1), State: driver.EndpointStarting}
+	socket := answering(t, map[string]any{
+		plugin.ConflictsPath: plugin.Conflicts{Conflicts: []plugin.Conflict{{
+			ConflictState: ipam.ConflictState{Address: taken.Address, Subnet: taken.Subnet, Name: "web", MAC: taken.Conflict, Since: epoch, Last: epoch.Add(time.Minute)},
+			Own:           taken.MAC, Endpoint: taken.Endpoint, Network: taken.Network, Parent: "lan0",
+		}}},
+		plugin.AddressesPath: plugin.Addresses{Addresses: []plugin.Address{squatter, taken}},
+	})
+	for name, args := range map[string][]string{
+		"conflict.txt": {"conflicts"}, "conflict.json": {"conflicts", "-o", "json"}, "squatter.txt": {"addresses"}, "squatter.json": {"addresses", "-o", "json"},
+	} {
+		text, err := run1(append(args, "--socket", socket)...)
+		if err != nil {
+			t.Error(err)
+		}
+		golden(t, name, text)
+	}
+}
+
+// Every page is asked for, with one call each.
+func TestPages(t *testing.T) {
+	asked := 0
+	socket := answering(t, map[string]any{plugin.AddressesPath: func() any {
+		page := plugin.Addresses{Addresses: []plugin.Address{{AddressUse: ipam.AddressUse{Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(asked)}), Kind: ipam.Resting}}}}
+		if asked++; asked < 3 {
+			page.Next = page.Addresses[0].Address
+		}
+		return page
+	}})
+	text, err := run1("addresses", "--socket", socket)
+	if err != nil || asked != 3 || strings.Count(text, "resting") != 3 {
+		t.Errorf("%d calls, %v:\n%s", asked, err, text)
+	}
+}
+
+// JSON that is watched has a line for each change, and ends with its context.
+func TestWatch(t *testing.T) {
+	n := 0
+	ctx, cancel := context.WithCancel(t.Context())
+	socket := answering(t, map[string]any{plugin.LeasesPath: func() any {
+		if n++; n == 4 {
+			cancel()
+		}
+		return plugin.Leases{Leases: make([]plugin.LeaseStatus, n/2)}
+	}})
+	var out bytes.Buffer
+	root := command()
+	root.SetArgs([]string{"leases", "--watch", "-o", "json", "--socket", socket})
+	root.SetOut(&out)
+	if err := root.ExecuteContext(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if lines := strings.Split(strings.TrimSpace(out.String()), "\n"); len(lines) != 2 || !json.Valid([]byte(lines[0])) || !strings.Contains(lines[1], "192") && !strings.Contains(lines[1], "leases") {
+		t.Errorf("printed:\n%s", out.String())
+	}
+}
+
+func TestClearErrors(t *testing.T) {
+	gone := filepath.Join(t.TempDir(), "u.sock")
+	old := answering(t, nil)
+	tests := []struct {
+		want string
+		args []string
+	}{
+		{"nobody serves on " + gone, []string{"status", "--socket", gone}},
+		{"nobody serves on " + gone, []string{"addresses", "--watch", "--socket", gone}},
+		{"is of another version than this command", []string{"status", "--socket", old}},
+		{"-o xml is not known", []string{"networks", "-o", "xml", "--socket", old}},
+		{"no subnet and no address", []string{"addresses", "192.168.50", "--socket", old}},
+		{"is no address", []string{"release", "web", "--socket", old}},
+		{`"state" not set`, []string{"import", "file"}},
+		{"nothing was imported", []string{"import", "--state", t.TempDir(), os.DevNull}},
+	}
+	for _, test := range tests {
+		if _, err := run1(test.args...); err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%v: %v, want %q", test.args, err, test.want)
+		}
+	}
+}
+
+// What YAML says is what JSON says.
+func TestYAML(t *testing.T) {
+	v := object{"a": []any{"yes", "12", "", "1e3", "2026-01-02", "x: y", "- z"}, "n": json.Number("18446744073709551614"), "empty": []any{}, "none": object{}, "is": true}
+	var b bytes.Buffer
+	if err := writeYAML(&b, v); err != nil {
+		t.Fatal(err)
+	}
+	var back object
+	if err := yaml.Unmarshal(b.Bytes(), &back); err != nil {
+		t.Fatalf("%v:\n%s", err, b.String())
+	}
+	for i, want := range v["a"].([]any) {
+		if got := back["a"].([]any)[i]; got != want {
+			t.Errorf("%#v comes back as %#v:\n%s", want, got, b.String())
+		}
+	}
+	if strings.Contains(b.String(), "{\"") || !strings.Contains(b.String(), "n: 18446744073709551614") {
+		t.Errorf("it is\n%s", b.String())
+	}
+}
+
+// Arguments are completed by what the plugin has.
+func TestCompletion(t *testing.T) {
+	h := newHost(t)
+	h.serve()
+	h.furnish()
+	for want, args := range map[string][]string{
+		"10.1.0.0/24\n192.168.10.0/24\n192.168.50.0/24": {"addresses", ""},
+		"192.168.10.0/24":   {"addresses", "192.168.1"},
+		"192.168.50.99":     {"release", ""},
+		dockerID(3)[:12]:    {"forget", ""},
+		"table\nwide\njson": {"status", "-o", ""},
+		dockerID(2)[:12]:    {"endpoints", "--network", "0002"},
+		"export\n":          {"exp"},
+	} {
+		begun := args[len(args)-1]
+		args = append(append([]string{"__complete"}, args[:len(args)-1]...), "--socket", h.config.Socket)
+		if begun == "exp" {
+			args = args[:1]
+		} else if strings.HasPrefix(args[len(args)-3], "-") {
+			args = []string{"__complete", args[1], "--socket", h.config.Socket, args[2]}
+		}
+		text, err := run1(append(args, begun)...)
+		if err != nil || !strings.HasPrefix(text, want) && !strings.Contains(text, strings.TrimSuffix(want, "\n")) {
+			t.Errorf("%v: %v, %q, want %q", args, err, text, want)
+		}
+	}
+}

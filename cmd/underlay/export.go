@@ -1,0 +1,78 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"underlay/plugin"
+)
+
+func export() *cobra.Command {
+	var socket string
+	cmd := &cobra.Command{
+		Use:   "export",
+		Short: "Print all records of the plugin's state as one JSON document, for underlay import",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := plugin.Client(socket)
+			if err != nil {
+				return err
+			}
+			var answer json.RawMessage
+			if err := plugin.Call(cmd.Context(), client, plugin.ExportPath, struct{}{}, &answer); err != nil {
+				return err
+			}
+			var text bytes.Buffer
+			if err := json.Indent(&text, answer, "", "  "); err != nil {
+				return err
+			}
+			text.WriteByte('\n')
+			_, err = text.WriteTo(cmd.OutOrStdout())
+			return err
+		},
+	}
+	socketFlag(cmd, &socket)
+	return cmd
+}
+
+func importState() *cobra.Command {
+	var state string
+	cmd := &cobra.Command{
+		Use:   "import --state FOLDER FILE",
+		Short: "Make a state file of what underlay export has printed, in a folder that has none",
+		Long: `Make a state file of what underlay export has printed, in a folder that has none.
+
+The plugin must be disabled: it makes a state file when it starts. FOLDER is that of
+the state file: for the managed plugin on Docker's default data folder
+/var/lib/docker/plugins/ID/propagated-mount, with the ID that docker plugin inspect
+tells. FILE may be - for the standard input.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			from := cmd.InOrStdin()
+			if args[0] != "-" {
+				f, err := os.Open(args[0])
+				if err != nil {
+					return err
+				}
+				defer f.Close()
+				from = f
+			}
+			n, err := plugin.Import(state, io.Reader(from))
+			if err != nil {
+				return fmt.Errorf("nothing was imported: %w", err)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%d records are in %s\n", n, filepath.Join(state, plugin.StateFile))
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&state, "state", "", "folder to make the state file in")
+	_ = cmd.MarkFlagRequired("state")
+	_ = cmd.MarkFlagDirname("state")
+	return cmd
+}

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"underlay/driver"
+	"underlay/plugin"
+)
+
+func status() *cobra.Command {
+	var a asking
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what the plugin has, and what is the matter with it",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return show(cmd, &a, fetchStatus, drawStatus)
+		},
+	}
+	a.flags(cmd)
+	return cmd
+}
+
+func fetchStatus(ctx context.Context, client *http.Client) (s plugin.Status, err error) {
+	return s, plugin.Call(ctx, client, plugin.StatusPath, struct{}{}, &s)
+}
+
+func drawStatus(t *table, s plugin.Status) {
+	t.row("underlay", s.Version)
+	t.row("up", fmt.Sprintf("%v, since %s", time.Since(s.Started).Round(time.Second), when(s.Started)))
+	t.row("state", fmt.Sprintf("%s, %d KiB", s.State.Path, (s.State.Bytes+1023)/1024))
+	t.row("networks", s.Networks)
+	t.row("endpoints", s.Endpoints)
+	t.say("")
+	drawParents(t, s.Parents)
+	drawPools(t, s)
+	if len(s.LANs) > 0 {
+		t.row("LISTENS ON", "SINCE", "NOTE")
+		for _, l := range s.LANs {
+			t.row(l.Link, when(l.Since), deaf(l.Blind))
+		}
+		t.say("")
+	}
+	if len(s.DHCP) > 0 {
+		t.row("DHCP ON", "LEASES", "BOUND", "DRIFTED", "LOST", "NOTE")
+		for _, l := range s.DHCP {
+			t.row(l.Link, l.Leases, l.Bound, l.Drifted, l.Lost, l.Why)
+		}
+		t.say("")
+	}
+	drawLines(t, "drift", s.Drift)
+	left := s.Reconcile.Left
+	if s.State.SetAside != "" {
+		left = append(left, "a damaged state file of before is "+s.State.SetAside+"; delete it once all networks work")
+	}
+	drawLines(t, "not mended", left)
+}
+
+func deaf(why string) string {
+	if why == "" {
+		return ""
+	}
+	return "nothing is heard: " + why
+}
+
+func drawParents(t *table, parents []driver.ParentState) {
+	if len(parents) == 0 {
+		return
+	}
+	t.row("PARENT", "STATE", "NETWORKS", "ENDPOINTS", "MTU", "MAC", "NOTE")
+	for _, p := range parents {
+		mtu, note := "", p.Reason
+		if p.MTU != 0 {
+			mtu = fmt.Sprint(p.MTU)
+		}
+		if !p.Since.IsZero() {
+			note = "since " + when(p.Since) + ": " + note
+		}
+		if p.Dummy && note == "" {
+			note = "isolated"
+		}
+		t.row(p.Name, p.State, p.Networks, p.Endpoints, mtu, p.MAC, note)
+	}
+	t.say("")
+}
+
+func drawPools(t *table, s plugin.Status) {
+	if len(s.Pools) == 0 {
+		return
+	}
+	t.row("POOL", "SIZE", "CONTAINERS", "GATEWAYS", "RESERVED", "EXCLUDED", "OTHERS", "RESTING", "FREE", "NOTE")
+	for _, p := range s.Pools {
+		note := ""
+		if p.Conflicts > 0 {
+			note = fmt.Sprintf("%d in conflict", p.Conflicts)
+		}
+		if p.Blind != "" {
+			note += " not asked: " + p.Blind
+		}
+		t.row(p.Subnet, count(p.Size), p.Containers, p.Gateways, p.Reserved, count(p.Excluded), p.Others, p.Resting, count(p.Free), note)
+	}
+	t.say("")
+}
+
+func drawLines(t *table, what string, lines []string) {
+	if len(lines) == 0 {
+		t.say("%s: nothing", what)
+		return
+	}
+	t.say("%s:", what)
+	for _, l := range lines {
+		t.say("  %s", l)
+	}
+}

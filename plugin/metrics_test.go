@@ -1,0 +1,270 @@
+package plugin
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+	"go.yaml.in/yaml/v3"
+
+	"underlay/ipam"
+)
+
+func TestParseMetricsAddr(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "invalid AddrPort", "9323": "127.0.0.1:9323", ":9323": "127.0.0.1:9323", "0.0.0.0:9323": "0.0.0.0:9323",
+		"192.168.50.2:9323": "192.168.50.2:9323", "[::1]:9323": "[::1]:9323", "[fd00::2]:1": "[fd00::2]:1",
+	} {
+		if addr, err := ParseMetricsAddr(text); err != nil || addr.String() != want {
+			t.Errorf("%q is %v, %v, want %s", text, addr, err, want)
+		}
+	}
+	for _, text := range []string{"on", "0", ":0", ":", "70000", "-1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "localhost:9323", "::1:9323", "1.2.3.4:99999", " 9323", "9323\n"} {
+		if addr, err := ParseMetricsAddr(text); err == nil || !strings.Contains(err.Error(), "write it as 9323") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q is %v, %v", text, addr, err)
+		}
+	}
+}
+
+// get asks for the metrics.
+func get(t *testing.T, client *http.Client, url string) string {
+	t.Helper()
+	res, err := client.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s, %v: %s", url, res.Status, err, text)
+	}
+	return string(text)
+}
+
+// value is a series' value, "" if there is none.
+func value(text, series string) string {
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(line, series+" "); ok {
+			return strings.TrimSpace(rest)
+		}
+	}
+	return ""
+}
+
+func TestMetrics(t *testing.T) {
+	b := newBench(t)
+	b.stop()
+	b.config.Metrics = netip.MustParseAddrPort("127.0.0.1:0")
+	b.start()
+	id, pool := b.lan(1, "192.168.50.0/24", "192.168.50.1", object{"parent": "eth0"})
+	b.run(id, pool, 2)
+	b.end(id, pool, 3, b.run(id, pool, 3))
+	b.plugin.parts.ipam.Heard(ipam.Sighting{Link: "eth0", Addr: netip.MustParseAddr("192.168.50.2"), MAC: []byte{2, 0, 0, 0, 0, 9}})
+	b.plugin.parts.ipam.Heard(ipam.Sighting{Link: "eth0", Addr: netip.MustParseAddr("192.168.50.9"), MAC: []byte{2, 0, 0, 0, 0, 9}})
+	b.kernel.Unplug("eth0")
+	if _, err := b.call("IpamDriver.RequestAddress", object{"PoolID": "nonsense"}); err == nil {
+		t.Fatal("it is accepted")
+	}
+	b.post("IpamDriver.RequestAddress", "{")
+	text := get(t, b.client, "http://underlay/metrics")
+	for series, want := range map[string]string{
+		`underlay_state_loaded`: "1", `underlay_networks`: "1", `underlay_endpoints`: "1",
+		`underlay_parent_up{parent="eth0"}`: "0", `underlay_parent_waiting{parent="eth0"}`: "0",
+		`underlay_pool_size{subnet="192.168.50.0/24"}`:                                             "254",
+		`underlay_pool_addresses{subnet="192.168.50.0/24",use="containers"}`:                       "1",
+		`underlay_pool_addresses{subnet="192.168.50.0/24",use="gateways"}`:                         "1",
+		`underlay_pool_addresses{subnet="192.168.50.0/24",use="resting"}`:                          "1",
+		`underlay_pool_addresses{subnet="192.168.50.0/24",use="others"}`:                           "1",
+		`underlay_pool_addresses{subnet="192.168.50.0/24",use="free"}`:                             "250",
+		`underlay_conflicts{subnet="192.168.50.0/24"}`:                                             "1",
+		`underlay_reconciles_total`:                                                                "1",
+		`underlay_link_events_total{kind="gone"}`:                                                  "0",
+		`underlay_call_duration_seconds_count{call="NetworkDriver.Join",outcome="ok"}`:             "2",
+		`underlay_call_duration_seconds_count{call="IpamDriver.RequestAddress",outcome="failed"}`:  "1",
+		`underlay_call_duration_seconds_count{call="IpamDriver.RequestAddress",outcome="refused"}`: "1",
+		`underlay_build_info{goversion="` + runtime.Version() + `",version="test"}`:                "1",
+	} {
+		if got := value(text, series); got != want {
+			t.Errorf("%s is %q, want %s", series, got, want)
+		}
+	}
+	tcp := get(t, http.DefaultClient, fmt.Sprintf("http://%v/metrics", b.plugin.metrics.addr))
+	http.DefaultClient.CloseIdleConnections()
+	if value(tcp, "underlay_networks") != "1" {
+		t.Errorf("on TCP there is\n%s", tcp)
+	}
+	res, err := http.Post(fmt.Sprintf("http://%v/Underlay.State", b.plugin.metrics.addr), "application/json", strings.NewReader("{}"))
+	if err != nil || res.StatusCode != http.StatusNotFound {
+		t.Errorf("a call on TCP: %v, %v", res.Status, err)
+	}
+	res.Body.Close()
+	http.DefaultClient.CloseIdleConnections()
+	promtool(t, text, "check", "metrics")
+}
+
+// A port that another program has is no reason not to serve Docker.
+func TestMetricsPortTaken(t *testing.T) {
+	b := newBench(t)
+	b.stop()
+	b.config.Metrics = netip.MustParseAddrPort("127.0.0.1:0")
+	b.start()
+	other := newBench(t)
+	other.stop()
+	var log bytes.Buffer
+	other.config.Log = logrus.New()
+	other.config.Log.SetOutput(&log)
+	other.config.Metrics = netip.MustParseAddrPort(b.plugin.metrics.addr.String())
+	other.start()
+	must[object](other, "NetworkDriver.GetCapabilities", object{})
+	other.stop() // so that nobody writes
+	defer other.start()
+	if !strings.Contains(log.String(), "metrics are not served on METRICS_ADDR=") {
+		t.Errorf("the log says %s", log.String())
+	}
+}
+
+// What is not loaded is not counted as nothing.
+func TestMetricsWithoutState(t *testing.T) {
+	b := newBench(t)
+	b.stop()
+	b.config.State = filepath.Join(b.config.Socket, "no folder")
+	b.config.Log.SetOutput(io.Discard)
+	if err := os.WriteFile(filepath.Dir(b.config.State), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.config.Socket += "2"
+	b.start()
+	text := get(t, b.client, "http://underlay/metrics")
+	if value(text, "underlay_state_loaded") != "0" || value(text, "underlay_networks") != "" {
+		t.Errorf("it says\n%s", text)
+	}
+}
+
+var metricName = regexp.MustCompile(`\b(underlay|go|process)_[a-z0-9_]+`)
+
+// registered are the names of all metrics that there may be.
+func registered(t *testing.T) (names []string) {
+	descs := make(chan *prometheus.Desc)
+	go func() { newMetrics(newBench(t).plugin).registry.Describe(descs); close(descs) }()
+	name := regexp.MustCompile(`fqName: "([^"]+)"`)
+	for d := range descs {
+		names = append(names, name.FindStringSubmatch(d.String())[1])
+	}
+	return names
+}
+
+func known(names []string, metric string) bool {
+	for _, suffix := range []string{"", "_bucket", "_count", "_sum"} {
+		if base, ok := strings.CutSuffix(metric, suffix); ok && slices.Contains(names, base) {
+			return true
+		}
+	}
+	return false
+}
+
+// What the alert rules, the dashboard and the manual speak of is there; the manual
+// speaks of all.
+func TestMetricsInTheManual(t *testing.T) {
+	names := registered(t)
+	said := map[string]bool{}
+	for _, file := range []string{"alerts.yml", "grafana.json", "metrics.md"} {
+		text, err := os.ReadFile(filepath.Join("../docs", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := metricName.FindAllString(string(text), -1)
+		if len(found) < 8 {
+			t.Errorf("%s names but %v", file, found)
+		}
+		for _, metric := range found {
+			if !known(names, metric) {
+				t.Errorf("%s speaks of %s, which there is not", file, metric)
+			}
+			said[metric] = said[metric] || file == "metrics.md"
+		}
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, "underlay_") && !said[name] {
+			t.Errorf("metrics.md says nothing of %s", name)
+		}
+	}
+}
+
+// promtool is Prometheus's own tool: it reads input, if there is any.
+func promtool(t *testing.T, input string, args ...string) {
+	t.Helper()
+	path, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Log("this machine lacks promtool (scripts/install-deps promtool)")
+		return
+	}
+	cmd := exec.Command(path, args...)
+	cmd.Stdin = strings.NewReader(input)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("promtool %v: %v\n%s", args, err, out)
+	}
+}
+
+func TestAlertRules(t *testing.T) {
+	if _, err := exec.LookPath("promtool"); err != nil {
+		t.Skip("this machine lacks promtool (scripts/install-deps promtool)")
+	}
+	promtool(t, "", "check", "rules", "../docs/alerts.yml")
+	promtool(t, "", "test", "rules", "testdata/alerts.yml")
+}
+
+// Each query of the dashboard is one that Prometheus understands.
+func TestDashboard(t *testing.T) {
+	text, err := os.ReadFile("../docs/grafana.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var board struct {
+		Panels []struct {
+			ID      int
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal(text, &board); err != nil {
+		t.Fatal(err)
+	}
+	type rule struct{ Record, Expr string }
+	var rules []rule
+	ids := map[int]bool{}
+	for _, p := range board.Panels {
+		if ids[p.ID] || p.Title == "" || len(p.Targets) == 0 {
+			t.Errorf("panel %d %q", p.ID, p.Title)
+		}
+		ids[p.ID] = true
+		for i, q := range p.Targets {
+			expr := strings.NewReplacer("$__rate_interval", "5m", "$job", "underlay", "$instance", ".*").Replace(q.Expr)
+			if strings.Contains(expr, "$") {
+				t.Errorf("panel %q asks with a variable that is not known: %s", p.Title, q.Expr)
+			}
+			rules = append(rules, rule{fmt.Sprintf("panel:%d:%d", p.ID, i), expr})
+		}
+	}
+	file := filepath.Join(t.TempDir(), "rules.yml")
+	out, err := yaml.Marshal(map[string]any{"groups": []any{map[string]any{"name": "dashboard", "rules": rules}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, out, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	promtool(t, "", "check", "rules", file)
+}
