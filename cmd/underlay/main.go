@@ -28,6 +28,7 @@ func main() {
 		SilenceErrors: true,
 	}
 	root.AddCommand(serve(), state(), forget(), reconcile())
+	withManual(root)
 	if err := root.Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "underlay:", err)
 		os.Exit(1)
@@ -85,6 +86,9 @@ func run(socket, stateDir, sandboxes string) error {
 	}
 	served := make(chan error, 1)
 	go func() { served <- p.Serve() }()
+	if err := ready(); err != nil {
+		log.Warn(err)
+	}
 	select {
 	case sig := <-stop:
 		log.Infof("%v: closing", sig)
