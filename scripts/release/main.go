@@ -67,8 +67,9 @@ func (r *release) make(archs []string) (err error) {
 	if err := os.Mkdir(manual, 0o755); err != nil {
 		return err
 	}
-	err = r.run([]string{"SOURCE_DATE_EPOCH=" + strconv.FormatInt(r.when.Unix(), 10)},
-		"go", "run", "-tags", "manual", "-ldflags", r.ldflags(), "./cmd/underlay", "manual", manual)
+	// The pages say the month: UTC's.
+	err = r.run([]string{"TZ=UTC", "SOURCE_DATE_EPOCH=" + strconv.FormatInt(r.when.Unix(), 10)},
+		"go", "run", "-trimpath", "-tags", "manual", "-ldflags", r.ldflags(), "./cmd/underlay", "manual", manual)
 	if err != nil {
 		return err
 	}
