@@ -15,7 +15,6 @@ import (
 )
 
 const (
-	debFile   = "deb/underlay_amd64.deb"
 	debUnit   = "/usr/lib/systemd/system/underlay.service"
 	debSocket = "/run/docker/plugins/underlay.sock"
 )
@@ -28,8 +27,12 @@ func TestDeb(t *testing.T) {
 	b := beginBare(t)
 	t.Cleanup(func() { sh("", "dpkg -P --force-all underlay") })
 	before := traces(t)
+	deb, err := filepath.Abs("deb/underlay_amd64.deb")
+	if err != nil {
+		t.Fatal(err)
+	}
 
-	said := do(t, "", "dpkg -i "+debFile+" 2>&1")
+	said := do(t, "", "dpkg -i "+deb+" 2>&1")
 	if !strings.Contains(said, "systemd does not run here") {
 		t.Errorf("dpkg -i without systemd says\n%s", said)
 	}
@@ -40,7 +43,7 @@ func TestDeb(t *testing.T) {
 	do(t, "", "echo LOG_LEVEL=debug >>/etc/default/underlay")
 
 	systemd := startSystemd(t)
-	if said := do(t, "", systemd.in("dpkg -i "+debFile+" 2>&1")); strings.Contains(said, "systemd does not run") {
+	if said := do(t, "", systemd.in("dpkg -i "+deb+" 2>&1")); strings.Contains(said, "systemd does not run") {
 		t.Errorf("dpkg -i with systemd says\n%s", said)
 	}
 	active := func() error { _, err := sh("", systemd.in("systemctl is-active underlay")); return err }
@@ -64,7 +67,7 @@ func TestDeb(t *testing.T) {
 	if err := plug(); err != nil {
 		t.Fatal(err)
 	}
-	err := wait(20*time.Second, "its interface", func() error {
+	err = wait(20*time.Second, "its interface", func() error {
 		is, err := insideNow(c)
 		if err == nil && is != was {
 			err = errorf("has changed: %s", difference(was, is))
