@@ -68,7 +68,7 @@ func (r *release) make(archs []string) (err error) {
 		return err
 	}
 	// The pages say the month: UTC's.
-	err = r.run([]string{"TZ=UTC", "SOURCE_DATE_EPOCH=" + strconv.FormatInt(r.when.Unix(), 10)},
+	err = r.run([]string{"CGO_ENABLED=0", "TZ=UTC", "SOURCE_DATE_EPOCH=" + strconv.FormatInt(r.when.Unix(), 10)},
 		"go", "run", "-trimpath", "-tags", "manual", "-ldflags", r.ldflags(), "./cmd/underlay", "manual", manual)
 	if err != nil {
 		return err
