@@ -61,8 +61,8 @@ func TestDeb(t *testing.T) {
 	c := b.run("boxed", "--network", "packed")
 	reaches(t, "the container to a LAN host", c.at(), host4, host6)
 	reaches(t, "the host to the container", "", c.addrs("packed")...)
-	was := inside(t, c)
 	time.Sleep(6 * time.Second) // until the plugin has seen what dockerd has set last
+	was := inside(t, c)
 	do(t, "", unplug)
 	if err := plug(); err != nil {
 		t.Fatal(err)
