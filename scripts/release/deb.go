@@ -66,7 +66,10 @@ func (r *release) deb(to, arch, binary, manual string, licences []byte) (err err
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(page+".gz", zipped(text), 0o644); err != nil {
+		if text, err = zipped(text); err != nil {
+			return err
+		}
+		if err := os.WriteFile(page+".gz", text, 0o644); err != nil {
 			return err
 		}
 		add("/usr/share/man/man1/"+filepath.Base(page)+".gz", page+".gz", 0o644)
@@ -121,10 +124,13 @@ func (r *release) deb(to, arch, binary, manual string, licences []byte) (err err
 }
 
 // zipped is gzip without a name or a time.
-func zipped(text []byte) []byte {
+func zipped(text []byte) ([]byte, error) {
 	var b bytes.Buffer
-	z, _ := gzip.NewWriterLevel(&b, gzip.BestCompression) // that is a level
-	z.Write(text)                                         // to memory
-	z.Close()
-	return b.Bytes()
+	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
+	if err != nil {
+		return nil, err
+	}
+	_, err = z.Write(text)
+	err = errors.Join(err, z.Close())
+	return b.Bytes(), err
 }
