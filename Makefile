@@ -7,11 +7,13 @@ MAKEFLAGS += --no-print-directory
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 SUITES   ?= trixie sid
 FUZZTIME ?= 1m
+ARCHS    ?= amd64,arm64
+DIST     ?= dist
 
 # step WORDS,COMMAND: runs COMMAND, says WORDS and how many seconds it took.
 step = @start=$$SECONDS; $(2) && printf '%-52s %3d s\n' '$(1)' $$((SECONDS - start))
 
-.PHONY: help build rootfs plugin push test test-unit test-netns test-vm fuzz demo bench lint clean
+.PHONY: help build rootfs plugin push release test test-unit test-release test-netns test-vm fuzz demo bench lint clean
 
 help: ## these lines
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -29,11 +31,19 @@ push: rootfs ## push it: make push REGISTRY=registry.example.org/team
 	@test -n '$(REGISTRY)' || { echo 'say where to: make push REGISTRY=registry.example.org/team' >&2; exit 2; }
 	@scripts/plugin push build/plugin '$(REGISTRY)'
 
+# Go's own version makes the bytes, too: the one that go.mod names.
+release: export GOTOOLCHAIN = go$(shell sed -n 's/^go //p' go.mod)
+release: ## dist/: binaries, plugins, Debian packages, for ARCHS="amd64,arm64"
+	$(call step,$(DIST) $(VERSION),go -C scripts/release run . -archs '$(ARCHS)' -out '$(abspath $(DIST))' -version '$(VERSION)')
+
 test: ## all tests, the VM's included, and a summary (SUITES="trixie sid")
-	@scripts/test check unit netns netns-vm:$(firstword $(SUITES)) $(SUITES:%=vm:%)
+	@scripts/test check unit release netns netns-vm:$(firstword $(SUITES)) $(SUITES:%=vm:%)
 
 test-unit: ## gofmt, vet, shellcheck and the unit tests, with the race detector
 	@scripts/test check unit
+
+test-release: ## make release, twice, and its arm64 binary on an emulated processor
+	@scripts/test release
 
 test-netns: ## the tests that need a network namespace of their own, on this kernel
 	@scripts/test netns

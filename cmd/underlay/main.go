@@ -39,6 +39,7 @@ func command() *cobra.Command {
 	root.AddCommand(
 		serve(), status(), networks(), endpoints(), addresses(), conflicts(), leases(), reconcile(), release(), state(), forget(), export(), importState(),
 	)
+	withManual(root)
 	return root
 }
 
@@ -99,6 +100,9 @@ func run(socket, stateDir, sandboxes string) error {
 	}
 	served := make(chan error, 1)
 	go func() { served <- p.Serve() }()
+	if err := ready(); err != nil {
+		log.Warn(err)
+	}
 	select {
 	case sig := <-stop:
 		log.Infof("%v: closing", sig)

@@ -25,9 +25,9 @@ func withoutBase(t *testing.T) {
 	}
 }
 
-// The binary run by hand, as a socket plugin: its drivers are called plain
-// underlay. dockerd prefers a managed plugin of that name, so there is none.
-func TestSocketPlugin(t *testing.T) {
+// uninstalled removes the managed plugin until the test's end.
+func uninstalled(t *testing.T) {
+	t.Helper()
 	withoutBase(t)
 	docker(t, "plugin", "disable", plugin)
 	docker(t, "plugin", "rm", plugin)
@@ -36,6 +36,12 @@ func TestSocketPlugin(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// The binary run by hand, as a socket plugin: its drivers are called plain
+// underlay. dockerd prefers a managed plugin of that name, so there is none.
+func TestSocketPlugin(t *testing.T) {
+	uninstalled(t)
 	b := beginBare(t)
 	dir := t.TempDir()
 	log, err := os.Create(dir + "/log")

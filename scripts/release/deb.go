@@ -1,0 +1,136 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/goreleaser/nfpm/v2"
+	"github.com/goreleaser/nfpm/v2/deb"
+	"github.com/goreleaser/nfpm/v2/files"
+)
+
+var described = regexp.MustCompile(`^v?([0-9][0-9A-Za-z.]*)(?:-([a-z][0-9A-Za-z.]*))?(?:-([0-9]+)-g([0-9a-f]+))?(-dirty)?$`)
+
+// debVersion is what git describe says as a Debian version, such that later ones
+// sort later: v1.2.3-rc1 is 1.2.3~rc1, v1.2.3-5-gabcdef0 is 1.2.3+5.gabcdef0, and a
+// commit of a history without tags comes by its time and before all releases.
+func debVersion(describe string, when time.Time) string {
+	m := described.FindStringSubmatch(describe)
+	if m == nil || !strings.Contains(m[1], ".") {
+		return "0~" + when.UTC().Format("20060102.150405") + "." + regexp.MustCompile(`[^0-9A-Za-z.+~]+`).ReplaceAllString(describe, "+")
+	}
+	v := m[1]
+	if m[2] != "" {
+		v += "~" + m[2]
+	}
+	if m[3] != "" {
+		v += "+" + m[3] + ".g" + m[4]
+	}
+	if m[5] != "" {
+		v += "+dirty"
+	}
+	return v
+}
+
+// deb writes the Debian package: the socket plugin as a service of systemd.
+func (r *release) deb(to, arch, binary, manual string, licences []byte) (err error) {
+	parts := filepath.Join(r.tree, "scripts/release/deb")
+	var contents files.Contents
+	add := func(dst, src string, mode os.FileMode) {
+		contents = append(contents, &files.Content{
+			Source: src, Destination: dst,
+			FileInfo: &files.ContentFileInfo{Owner: "root", Group: "root", Mode: mode, MTime: r.when},
+		})
+	}
+	add("/usr/bin/underlay", binary, 0o755)
+	add("/usr/lib/systemd/system/underlay.service", filepath.Join(parts, "underlay.service"), 0o644)
+	add("/etc/default/underlay", filepath.Join(parts, "underlay.default"), 0o644)
+	contents[len(contents)-1].Type = files.TypeConfigNoReplace
+	add("/usr/share/bash-completion/completions/underlay", filepath.Join(manual, "underlay"), 0o644)
+	add("/usr/share/zsh/vendor-completions/_underlay", filepath.Join(manual, "_underlay"), 0o644)
+	add("/usr/share/fish/vendor_completions.d/underlay.fish", filepath.Join(manual, "underlay.fish"), 0o644)
+
+	pages, err := filepath.Glob(filepath.Join(manual, "*.1"))
+	if err != nil {
+		return err
+	}
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			return err
+		}
+		if text, err = zipped(text); err != nil {
+			return err
+		}
+		if err := os.WriteFile(page+".gz", text, 0o644); err != nil {
+			return err
+		}
+		add("/usr/share/man/man1/"+filepath.Base(page)+".gz", page+".gz", 0o644)
+	}
+
+	const doc = "/usr/share/doc/underlay"
+	copyright := filepath.Join(r.tmp, "copyright-"+arch)
+	if err := os.WriteFile(copyright, licences, 0o644); err != nil {
+		return err
+	}
+	add(doc+"/copyright", copyright, 0o644)
+	for _, pattern := range []string{"*.md", "docs/*"} {
+		found, err := filepath.Glob(filepath.Join(r.tree, pattern))
+		if err != nil {
+			return err
+		}
+		for _, file := range found {
+			rel, err := filepath.Rel(r.tree, file)
+			if err != nil {
+				return err
+			}
+			add(path.Join(doc, filepath.ToSlash(rel)), file, 0o644)
+		}
+	}
+
+	info := nfpm.WithDefaults(&nfpm.Info{
+		Name: "underlay", Arch: arch, Platform: "linux",
+		Version: debVersion(r.version, r.when), VersionSchema: "none",
+		Section: "net", Priority: "optional", Maintainer: r.maintainer, License: "Apache-2.0",
+		Description: "Docker networks on the physical LAN\n" +
+			"underlay is a Docker network and IPAM plugin that gives containers an interface\n" +
+			"of their own on the LAN of a parent NIC (macvlan, ipvlan), and addresses that the\n" +
+			"LAN was asked about. This package runs it as a service beside dockerd.",
+		MTime: r.when, DisableGlobbing: true,
+		Overridables: nfpm.Overridables{
+			Recommends: []string{"docker.io | docker-ce"},
+			Contents:   contents,
+			Umask:      0o022,
+			Scripts: nfpm.Scripts{
+				PostInstall: filepath.Join(parts, "postinst"),
+				PreRemove:   filepath.Join(parts, "prerm"),
+				PostRemove:  filepath.Join(parts, "postrm"),
+			},
+		},
+	})
+	f, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return deb.Default.Package(info, f)
+}
+
+// zipped is gzip without a name or a time.
+func zipped(text []byte) ([]byte, error) {
+	var b bytes.Buffer
+	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
+	if err != nil {
+		return nil, err
+	}
+	_, err = z.Write(text)
+	err = errors.Join(err, z.Close())
+	return b.Bytes(), err
+}
