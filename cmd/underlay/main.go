@@ -28,6 +28,7 @@ func main() {
 		SilenceErrors: true,
 	}
 	root.AddCommand(serve(), state(), forget(), reconcile())
+	root.AddCommand(examine())
 	if err := root.Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "underlay:", err)
 		os.Exit(1)
