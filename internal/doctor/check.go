@@ -189,7 +189,7 @@ func modes(f *Facts, r *report) {
 			case l.Mode.Alone():
 				r.add(Error, p.Name, what+": no other link can be made", "remove it, or take another parent")
 			case l.Mode.Kind == mode.IPvlan:
-				r.add(Warning, p.Name, what+": only networks of that mode can be made", "-o ipvlan_mode="+l.Mode.Name+flag(l.Mode)+", another parent, or a VLAN")
+				r.add(Warning, p.Name, what+": only networks of that mode can be made", "-o ipvlan_mode="+l.Mode.Name+flagOf(l.Mode)+", another parent, or a VLAN")
 			default:
 				r.add(Note, p.Name, what+": no ipvlan or passthru network can be made", "use macvlan, or another parent for those")
 			}
@@ -197,7 +197,7 @@ func modes(f *Facts, r *report) {
 	}
 }
 
-func flag(m mode.Mode) string {
+func flagOf(m mode.Mode) string {
 	if m.Flag == "" || m.Flag == "bridge" {
 		return ""
 	}
@@ -243,16 +243,18 @@ func macs(f *Facts, r *report) {
 		case p.Wireless && !lan.Reached:
 			r.add(Error, p.Name, "it is Wi-Fi, where an access point takes frames from the one MAC alone that is associated", "use ipvlan, or a wired parent")
 		case !lan.Asked.IsValid():
-			r.add(Note, p.Name, "no IPv4 gateway is known there, so nobody could be asked whether other MACs get through", "ask a container of another machine, or name a gateway when the network is made and ask again")
+			r.add(Note, p.Name, "no IPv4 gateway is known there, so nobody could be asked whether other MACs get through", "see whether another machine reaches a container there, or ask again once a network names a gateway")
 		case alive:
 			fact := fmt.Sprintf("gateway %s answers %s's own MAC and no other: a filter lets no containers' MACs through", lan.Asked, p.Name)
+			remedy := "let the switch's port take several MACs (port security), or use ipvlan"
 			for _, h := range hypervisors {
 				if strings.Contains(f.Machine, h.word) {
-					r.add(Error, p.Name, fmt.Sprintf("%s; this is a virtual machine of %s (%s)", fact, h.name, f.Machine), h.remedy)
-					return
+					fact += fmt.Sprintf("; this is a virtual machine of %s (%s)", h.name, f.Machine)
+					remedy = h.remedy
+					break
 				}
 			}
-			r.add(Error, p.Name, fact, "let the switch's port take several MACs (port security), or use ipvlan")
+			r.add(Error, p.Name, fact, remedy)
 		}
 	}
 }
@@ -316,6 +318,12 @@ func gateway(f *Facts, r *report) {
 	}
 }
 
+// dead tells of a VLAN that nobody is heard there, and somebody should be.
+func (f *Facts) dead(p Parent) bool {
+	_, is := f.isVLAN(p.Name)
+	return is && len(p.Gateways) > 0 && len(f.silent(p)) == len(p.Gateways) && len(p.LAN.Routers) == 0 && len(p.LAN.DHCP) == 0
+}
+
 func vlan(f *Facts, r *report) {
 	for _, p := range f.Parents {
 		l, is := f.isVLAN(p.Name)
@@ -324,9 +332,7 @@ func vlan(f *Facts, r *report) {
 		}
 		silent := f.silent(p)
 		switch {
-		case len(p.Gateways) == 0 && len(p.LAN.Routers) == 0 && len(p.LAN.DHCP) == 0:
-			r.add(Note, p.Name, "no gateway of that VLAN is known, so nobody could be asked there", "ask again once a network names one")
-		case len(p.Gateways) > 0 && len(silent) == len(p.Gateways) && len(p.LAN.Routers) == 0 && len(p.LAN.DHCP) == 0:
+		case f.dead(p):
 			r.add(Error, p.Name, fmt.Sprintf("nobody answers in VLAN %d on %s, where %s should", l.VLAN, l.Lower, list(silent)), fmt.Sprintf("let VLAN %d through, tagged, at the switch's port of %s", l.VLAN, l.Lower))
 		case len(p.Gateways) > 0 && len(silent) == len(p.Gateways):
 			r.add(Warning, p.Name, fmt.Sprintf("VLAN %d is alive, and gateway %s does not answer there", l.VLAN, list(silent)), "see whether the router is up, and its address right")
@@ -368,7 +374,7 @@ func duplicate(f *Facts, r *report) {
 
 func dhcpServers(f *Facts, r *report) {
 	for _, p := range f.Parents {
-		if !f.works(p.Name) {
+		if !f.works(p.Name) || f.dead(p) {
 			continue
 		}
 		wanted := slices.ContainsFunc(f.networks(p.Name, true), func(n Network) bool { return n.DHCP })
@@ -505,7 +511,7 @@ func networks(f *Facts, r *report) {
 			for _, o := range mine {
 				if overlap(n, o) {
 					r.add(Warning, p.Name, fmt.Sprintf("Docker's network %s (%s) gives out the same addresses as underlay's %s, and neither asks the other", n.Name, n.Driver, o.Name),
-						fmt.Sprintf("move its containers over and remove it, or give each an --ip-range of its own; till then --ipam-opt exclude=%s", first(n.Pools)))
+						"move its containers over and remove it, or give each an --ip-range of its own")
 					break
 				}
 			}
@@ -522,13 +528,6 @@ func overlap(a, b Network) bool {
 		}
 	}
 	return false
-}
-
-func first[T fmt.Stringer](all []T) string {
-	if len(all) == 0 {
-		return ""
-	}
-	return all[0].String()
 }
 
 func plugin(f *Facts, r *report) {
