@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io/fs"
 	"net"
@@ -34,6 +35,8 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	flag.Parse()
+	flag.Set("test.parallel", "16") // the tests wait more than they work
 	nstest.Main(m)
 }
 
@@ -249,7 +252,7 @@ func TestLab(t *testing.T) {
 		{"arp_ignore of all", func(l *lab) { l.host.Set("/proc/sys/net/ipv4/conf/all/arp_ignore", "2") }, nil,
 			"warning: host: net.ipv4.conf.all.arp_ignore=2: -o host_access=true is refused with that"},
 		{"passthru in a container", func(l *lab) {
-			l.host.IP(fmt.Sprintf("link add link eth0 name p0 netns %d type macvlan mode passthru", l.more.TID))
+			l.host.IP("link add link eth0 name p0 type macvlan mode passthru", fmt.Sprintf("link set p0 netns %d", l.more.TID))
 			l.more.IP("link set p0 up")
 		}, nil, "error: eth0: a container's link p0, macvlan passthru, which is not underlay's, is on it: no other link can be made"},
 		{"macvlan", func(l *lab) { l.host.IP("link add link eth0 name m0 type macvlan mode vepa") }, nil,
@@ -294,6 +297,7 @@ func TestLab(t *testing.T) {
 				if got = l.finds("eth0"); got == want {
 					break
 				}
+				t.Logf("not yet: %s", got)
 			}
 			if got != want {
 				t.Errorf("found\n%s\nwant\n%s", got, want)
