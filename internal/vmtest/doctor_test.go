@@ -89,9 +89,15 @@ func TestDoctor(t *testing.T) {
 	lease := []string{"--dhcp-range=192.168.50.100,192.168.50.119,255.255.255.0,120"}
 	server := dnsmasq(t, "host1", lease...)
 
-	finds(t, binary, nil)
-	if out, err := exec.Command(binary, "doctor").CombinedOutput(); release >= 28 && (err != nil || string(out) != "all well\n") {
-		t.Errorf("in words, of a healthy host: %v\n%s", err, out)
+	if release < 28 {
+		finds(t, binary, nil)
+	} else if err := wait(40*time.Second, "a healthy host", func() error {
+		if out, err := exec.Command(binary, "doctor").CombinedOutput(); err != nil || string(out) != "all well\n" {
+			return errorf("%v: %s", err, out)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
 	}
 	for _, args := range [][]string{{"-o", "xml"}, {"eth0"}, {"--nonsense"}} {
 		exit := (*exec.ExitError)(nil)
@@ -131,7 +137,8 @@ ip link add br9 type bridge
 ip link set eth2 master br9`, `
 ip link set eth1 up
 ip link del br9`,
-			binary, parent("eth1", "eth2", "eth9"), []string{
+			binary, append(parent("eth1", "eth2", "eth9"), "--socket", "/nowhere"), []string{
+				`error plugin host: the plugin is enabled and has no socket`,
 				`error parent eth1: it is down`,
 				`error parent eth2: it is a port of bridge br9`,
 				`error parent eth9: there is no such link`,
@@ -140,18 +147,15 @@ ip link del br9`,
 ip -n switch link set nic1 down
 ip link add p9 link eth2 type macvlan mode passthru
 ip link set p9 netns host1
-ip -n host1 link set p9 up`, `
+ip -n host1 link set p9 up
+ip link add link eth0 name i9 type ipvlan mode l3`, `
 ip -n switch link set nic1 up
-ip -n host1 link del p9`,
-			binary, parent("eth1", "eth2"), []string{
+ip -n host1 link del p9
+ip link del i9`,
+			binary, parent("eth0", "eth1", "eth2"), []string{
+				`warning modes eth0: another program's link i9, ipvlan l3, `,
 				`error parent eth1: it has no carrier`,
 				`error modes eth2: a container's link p9, macvlan passthru`,
-			}},
-		{"of an ipvlan link", `
-ip link add link eth0 name i9 type ipvlan mode l3`, `
-ip link del i9`,
-			binary, parent("eth0"), []string{
-				`warning modes eth0: another program's link i9, ipvlan l3, `,
 			}},
 		{"of a bond", `
 modprobe bonding max_bonds=0
@@ -166,12 +170,6 @@ ip link set eth1 up
 modprobe -r bonding`,
 			binary, parent("bond9"), []string{
 				`warning bond bond9: bond bond9 is in mode balance-xor`,
-			}},
-		{"of the router", `
-ip netns exec router sysctl -qw net.ipv4.conf.eth0.arp_ignore=8`, `
-ip netns exec router sysctl -qw net.ipv4.conf.eth0.arp_ignore=0`,
-			binary, nil, []string{
-				`error gateway eth0: gateway 192.168.50.1 does not answer`,
 			}},
 		{"of addresses", `
 ip -n host1 addr add 192.168.50.2/32 dev eth0
@@ -205,10 +203,6 @@ pkill -CONT -f '^/underlay serve'`,
 			binary, nil, []string{
 				`error plugin host: the plugin does not answer at /run/docker/plugins/`,
 			}},
-		{"of what is not there to ask", `true`, `true`,
-			binary, []string{"--socket", "/nowhere", "--parent", "eth0"}, []string{
-				`error plugin host: the plugin is enabled and has no socket`,
-			}},
 	} {
 		t.Run(round.name, func(t *testing.T) {
 			defer func() { do(t, "", round.undo) }()
@@ -217,9 +211,12 @@ pkill -CONT -f '^/underlay serve'`,
 		})
 	}
 
-	t.Run("of DHCP", func(t *testing.T) {
+	t.Run("of the router and DHCP", func(t *testing.T) {
 		server.stop()
-		finds(t, binary, nil, `note dhcp eth0: no DHCP server answers`)
+		const silence = "ip netns exec router sysctl -qw net.ipv4.conf.eth0.arp_ignore="
+		do(t, "", silence+"8")
+		finds(t, binary, nil, `error gateway eth0: gateway 192.168.50.1 does not answer`, `note dhcp eth0: no DHCP server answers`)
+		do(t, "", silence+"0")
 		router := dnsmasq(t, "router", lease...)
 		defer router.stop()
 		other := dnsmasq(t, "host1", append(lease, "--dhcp-option=option:mtu,1400")...)
@@ -233,11 +230,26 @@ pkill -CONT -f '^/underlay serve'`,
 		s := dnsmasq(t, "router", lease...)
 		defer s.stop()
 		b.network("--subnet", "192.168.50.0/24", "--gateway", router4, "--ip-range", "192.168.50.64/26", "-o", "parent=eth0", "lan")
-		defer docker(t, "network", "rm", "lan", "old", "other")
-		docker(t, "network", "create", "-d", "macvlan", "--subnet", "192.168.50.0/24", "--gateway", router4, "-o", "parent=eth0", "old")
-		docker(t, "network", "create", "-d", "ipvlan", "--subnet", "192.168.55.0/24", "-o", "parent=eth0", "-o", "ipvlan_mode=l3", "other")
+		for _, n := range []map[string]any{
+			{"Name": "old", "Driver": "macvlan", "IPAM": subnet("192.168.50.0/24", router4), "Options": map[string]string{"parent": "eth0"}},
+			{"Name": "other", "Driver": "ipvlan", "IPAM": subnet("192.168.55.0/24", ""), "Options": map[string]string{"parent": "eth0", "ipvlan_mode": "l3"}},
+		} {
+			if err := api("POST", "/networks/create", n, nil); err != nil {
+				t.Fatal(err)
+			}
+			defer api("DELETE", "/networks/"+n["Name"].(string), nil, nil)
+		}
 		finds(t, binary, nil,
 			`warning networks eth0: Docker's network old \(macvlan\) gives out the same addresses as underlay's lan`,
 			`warning networks eth0: Docker's network other is ipvlan l3 there, and underlay's lan is macvlan bridge`)
 	})
+}
+
+// subnet is what dockerd's API takes for one.
+func subnet(prefix, gateway string) map[string]any {
+	c := map[string]string{"Subnet": prefix}
+	if gateway != "" {
+		c["Gateway"] = gateway
+	}
+	return map[string]any{"Config": []map[string]string{c}}
 }
