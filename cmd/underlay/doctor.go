@@ -13,6 +13,7 @@ import (
 
 	"underlay/internal/doctor"
 	"underlay/ipam/dhcp"
+	"underlay/ipam/dhcp6"
 	"underlay/netlinkutil"
 )
 
@@ -80,6 +81,8 @@ func diagnose(parents []string, socket, docker string) ([]doctor.Finding, error)
 	log.SetOutput(io.Discard) // what is wrong is a finding
 	client := dhcp.New(dhcp.Config{Log: log})
 	defer client.Close()
+	client6 := dhcp6.New(dhcp6.Config{Log: log})
+	defer client6.Close()
 	daemons := doctor.Daemons{"/run/docker/plugins/*/underlay.sock", "/run/docker/plugins/underlay.sock"}
 	if socket != "" {
 		daemons = doctor.Daemons{socket}
@@ -87,7 +90,7 @@ func diagnose(parents []string, socket, docker string) ([]doctor.Finding, error)
 	ctx, stop := context.WithTimeout(context.Background(), doctorWithin)
 	defer stop()
 	return doctor.Diagnose(doctor.Gather(ctx, doctor.Sources{
-		Version: version, Kernel: kernel, Wire: doctor.LANs{Client: client},
+		Version: version, Kernel: kernel, Wire: doctor.LANs{Client: client, Client6: client6},
 		Docker: doctor.Socket(docker), Plugin: daemons, Files: os.DirFS("/"),
 	}, parents...)), nil
 }

@@ -124,7 +124,12 @@ func (a *apiNetwork) network(plugins []Plugin) (n Network, ok bool) {
 	}
 	n = Network{
 		Name: a.Name, Ours: ours, Driver: a.Driver, Parent: o["parent"], Internal: a.Internal,
-		DHCP: o["dhcp"] != "" || a.IPAM.Options["dhcp"] != "",
+	}
+	for _, from := range []map[string]string{o, a.IPAM.Options} {
+		v := from["dhcp"]
+		n.DHCPv4 = n.DHCPv4 || v == "true" || v == "v4" || v == "both"
+		n.DHCPv6 = n.DHCPv6 || v == "v6" || v == "both"
+		n.Servers = n.Servers || from["dhcp_server"] != ""
 	}
 	if id, err := strconv.Atoi(o["vlan"]); err == nil && ours {
 		n.Parent = options.VLANName(n.Parent, id)

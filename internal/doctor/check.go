@@ -32,7 +32,7 @@ func Checks() []Check {
 		{"gateway", "do the gateways answer?", "ARP and neighbour discovery", "see whether the router is up, and its address right", gateway},
 		{"vlan", "does the switch pass the VLAN?", "the VLAN's gateways are asked", "let the VLAN through, tagged, at the switch's port", vlan},
 		{"duplicate", "has the host's address, or a gateway's, another machine too?", "all answers to ARP and neighbour discovery, and the conflicts that the plugin has noted", "give one of them another address", duplicate},
-		{"dhcp", "does one DHCP server answer?", "a discover, of which no lease is taken", "start it, or name the one that counts with dhcp_server", dhcpServers},
+		{"dhcp", "does one DHCP server answer, and one of DHCPv6 where a network needs it?", "a discover or solicit, of which no lease is taken", "start it, or name the one that counts with dhcp_server", dhcpServers},
 		{"ra", "does the host heed the IPv6 routers that are there?", "a router solicitation, and the host's settings", "accept_ra=2 on a host that forwards", ra},
 		{"arp", "do the host's ARP settings bear host_access and neighbours?", "arp_ignore, proxy_arp, and who answers for the host's addresses", "arp_ignore=1 on the NICs of one LAN, 0 for all", arp},
 		{"rp_filter", "does reverse path filtering drop what ipvlan sends the host?", "rp_filter and the kernel's version", "rp_filter=2", rpFilter},
@@ -377,7 +377,13 @@ func dhcpServers(f *Facts, r *report) {
 		if !f.works(p.Name) || f.dead(p) {
 			continue
 		}
-		wanted := slices.ContainsFunc(f.networks(p.Name, true), func(n Network) bool { return n.DHCP })
+		var wanted, open bool // a network leases, and from any server
+		for _, n := range f.networks(p.Name, true) {
+			wanted, open = wanted || n.DHCPv4, open || n.DHCPv4 && !n.Servers
+		}
+		if p.LAN.NoDHCPv6 != "" {
+			r.add(Warning, p.Name, "a network there leases IPv6 addresses, and none is offered: "+p.LAN.NoDHCPv6, "start the server, or see whether it has an address left")
+		}
 		switch {
 		case p.LAN.DHCPUnknown != "":
 			r.add(Note, p.Name, "no DHCP server could be asked: "+p.LAN.DHCPUnknown, "run this as root, with the link up")
@@ -385,7 +391,7 @@ func dhcpServers(f *Facts, r *report) {
 			r.add(Warning, p.Name, "no DHCP server answers, and a network there leases its addresses", "start the server, or see whether it has an address left")
 		case len(p.LAN.DHCP) == 0:
 			r.add(Note, p.Name, "no DHCP server answers: -o dhcp=true does not work there", "nothing, if the LAN is to have none; the addresses are then underlay's to give")
-		case len(p.LAN.DHCP) > 1:
+		case len(p.LAN.DHCP) > 1 && (open || !wanted):
 			var names []string
 			for _, s := range p.LAN.DHCP {
 				names = append(names, s.Addr.String())

@@ -169,7 +169,8 @@ var faults = []struct {
 		f.Daemon.Conflicts = []Conflict{{Addr: netip.MustParseAddr("192.168.50.70"), MAC: "02:00:00:00:00:bb", Last: time.Unix(1, 0)}}
 	}},
 	{"dhcp none", func(_ *Facts, p *Parent) { p.LAN.DHCP = nil }},
-	{"dhcp none and one is needed", func(f *Facts, p *Parent) { p.LAN.DHCP, f.Docker.Networks[0].DHCP = nil, true }},
+	{"dhcp none and one is needed", func(f *Facts, p *Parent) { p.LAN.DHCP, f.Docker.Networks[0].DHCPv4 = nil, true }},
+	{"dhcp of IPv6 none", func(_ *Facts, p *Parent) { p.LAN.NoDHCPv6 = "no DHCPv6 server answers on eth0" }},
 	{"dhcp two", func(_ *Facts, p *Parent) { p.LAN.DHCP = append([]Server{{Addr: own4}}, p.LAN.DHCP...) }},
 	{"dhcp not asked", func(_ *Facts, p *Parent) { p.LAN.DHCP, p.LAN.DHCPUnknown = nil, "operation not permitted" }},
 	{"ra not heeded", func(_ *Facts, p *Parent) { p.Subnets = p.Subnets[:1] }},
@@ -278,6 +279,10 @@ func TestSilence(t *testing.T) {
 		},
 		"a port of a VRF": func(f *Facts, _ *Parent) {
 			f.edit("eth0", func(l *netlinkutil.Detail) { l.Master, l.MasterKind = "red", "vrf" })
+		},
+		"two DHCP servers, and the networks name one": func(f *Facts, p *Parent) {
+			p.LAN.DHCP = append(p.LAN.DHCP, Server{Addr: own4})
+			f.Docker.Networks[0].DHCPv4, f.Docker.Networks[0].Servers = true, true
 		},
 		"a VLAN": func(f *Facts, _ *Parent) { f.vlan() },
 		"REBUILD=off": func(f *Facts, _ *Parent) {

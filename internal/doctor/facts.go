@@ -60,6 +60,7 @@ type LAN struct {
 	Routers     []netip.Addr // of IPv6, that advertise themselves
 	DHCP        []Server
 	DHCPUnknown string // why no server could be asked
+	NoDHCPv6    string // why a network there has no DHCPv6 server; "" where none needs one
 }
 
 // Server is a DHCP server's offer.
@@ -84,7 +85,9 @@ type Network struct {
 	Parent   string    // the link it stands on
 	Mode     mode.Mode // zero if it is not known
 	Internal bool
-	DHCP     bool
+	DHCPv4   bool           // its addresses are leased
+	DHCPv6   bool           //
+	Servers  bool           // it names those that it leases from
 	Pools    []netip.Prefix // where its addresses come from: the range, else the subnet
 	Gateways []netip.Addr
 }

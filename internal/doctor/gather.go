@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"underlay/ipam/dhcp"
+	"underlay/ipam/dhcp6"
 	"underlay/ipam/probe"
 	"underlay/netlinkutil"
 )
@@ -29,6 +30,7 @@ type Kernel interface {
 type Wire interface {
 	Survey(ctx context.Context, link string, questions []probe.Question, wait time.Duration) (probe.Answers, error)
 	DHCP(ctx context.Context, link string, mac net.HardwareAddr) ([]dhcp.Terms, error)
+	DHCPv6(ctx context.Context, link string, mac net.HardwareAddr) error // why nobody offers an address
 }
 
 // API asks dockerd, by GET, for what is at a path.
@@ -157,6 +159,13 @@ func (f *Facts) hear(ctx context.Context, w Wire, p *Parent) {
 			lan.DHCP = append(lan.DHCP, Server{Addr: o.Server, MTU: o.MTU})
 		}
 	})
+	if slices.ContainsFunc(f.networks(p.Name, true), func(n Network) bool { return n.DHCPv6 }) {
+		wg.Go(func() {
+			if err := w.DHCPv6(ctx, p.Name, l.MAC); err != nil {
+				lan.NoDHCPv6 = err.Error()
+			}
+		})
+	}
 	var questions []probe.Question
 	for _, g := range p.Gateways {
 		questions = append(questions, probe.Question{Addr: g.Addr})
@@ -230,7 +239,10 @@ func text(files fs.FS, path string) string {
 }
 
 // LANs is the Wire of the host's netns.
-type LANs struct{ Client *dhcp.Client }
+type LANs struct {
+	Client  *dhcp.Client
+	Client6 *dhcp6.Client
+}
 
 // Survey is probe.Survey.
 func (LANs) Survey(ctx context.Context, link string, questions []probe.Question, wait time.Duration) (probe.Answers, error) {
@@ -251,4 +263,12 @@ func (w LANs) DHCP(ctx context.Context, link string, mac net.HardwareAddr) ([]dh
 	ctx, stop := context.WithTimeout(ctx, dhcpWait)
 	defer stop()
 	return w.Client.Survey(ctx, dhcp.Ask{Key: "doctor " + link, Link: link, MAC: mac, ClientID: []byte("\x00underlay doctor")}, dhcpMore)
+}
+
+// DHCPv6 is by a DUID of its own, too. Of the servers, one is enough.
+func (w LANs) DHCPv6(ctx context.Context, link string, mac net.HardwareAddr) error {
+	ctx, stop := context.WithTimeout(ctx, dhcpWait)
+	defer stop()
+	_, err := w.Client6.Discover(ctx, dhcp6.Ask{Key: "doctor " + link, Link: link, MAC: mac, DUID: dhcp6.NameDUID("underlay doctor")})
+	return err
 }

@@ -84,6 +84,10 @@ func (m *made) DHCP(_ context.Context, _ string, mac net.HardwareAddr) ([]dhcp.T
 	return []dhcp.Terms{{Server: gw4, MTU: 1400}}, nil
 }
 
+func (m *made) DHCPv6(context.Context, string, net.HardwareAddr) error {
+	return errors.New("nobody answers")
+}
+
 func TestGather(t *testing.T) {
 	w := well()
 	m := &made{
@@ -91,7 +95,7 @@ func TestGather(t *testing.T) {
 		answers: map[string]string{
 			"/version":  `{"Version":"28.5.2"}`,
 			"/plugins":  `[{"Name":"company/lan:1","Enabled":true,"Config":{"Interface":{"Socket":"underlay.sock"}}},{"Name":"other:1","Config":{"Interface":{"Socket":"other.sock"}}}]`,
-			"/networks": `[{"Name":"bridge","Driver":"bridge"},{"Name":"tagged","Driver":"company/lan:1","Options":{"parent":"eth0","vlan":"10","ipvlan_mode":"l3"},"IPAM":{"Config":[{"Subnet":"10.1.0.0/16"}]}},{"Name":"old","Driver":"macvlan","Options":{"parent":"eth0"},"IPAM":{"Config":[{"Subnet":"192.168.50.0/24","IPRange":"192.168.50.7/26","Gateway":"192.168.50.254"}]}}]`,
+			"/networks": `[{"Name":"bridge","Driver":"bridge"},{"Name":"tagged","Driver":"company/lan:1","Options":{"parent":"eth0","vlan":"10","ipvlan_mode":"l3"},"IPAM":{"Config":[{"Subnet":"10.1.0.0/16"}]}},{"Name":"six","Driver":"company/lan:1","Options":{"parent":"eth0","dhcp":"v6"},"IPAM":{"Options":{"dhcp":"both","dhcp_server":"192.168.50.1"}}},{"Name":"old","Driver":"macvlan","Options":{"parent":"eth0"},"IPAM":{"Config":[{"Subnet":"192.168.50.0/24","IPRange":"192.168.50.7/26","Gateway":"192.168.50.254"}]}}]`,
 		},
 		state:   `{"version":"v1","networks":[{"options":{"parent":"eth0","vlan":10}},{"options":{}}],"waiting":[{"parent":"enx1","reason":"it is gone"}],"pools":[{"lan":{"conflicts":[{"address":"192.168.50.70","mac":"02:00:00:00:00:bb"}]}}]}`,
 		process: Process{Capabilities: []string{"CAP_NET_ADMIN"}, Rebuild: true, State: Folder{Path: "/var/lib/underlay", Free: 7}},
@@ -110,13 +114,14 @@ func TestGather(t *testing.T) {
 		Links: w.Links,
 		Parents: []Parent{
 			{Name: "eth0", Wireless: true, Subnets: w.Parents[0].Subnets[:1], Gateways: []Gateway{{Addr: gw4}, {Addr: gw254, Of: "old"}}, LAN: LAN{
-				Heard: map[netip.Addr][]string{gw4: {"02:00:00:00:00:aa", "02:00:00:00:00:bb"}}, Asked: gw4, Routers: []netip.Addr{gw6}, DHCP: []Server{{gw4, 1400}},
+				Heard: map[netip.Addr][]string{gw4: {"02:00:00:00:00:aa", "02:00:00:00:00:bb"}}, Asked: gw4, Routers: []netip.Addr{gw6}, DHCP: []Server{{gw4, 1400}}, NoDHCPv6: "nobody answers",
 			}},
 			{Name: "eth0.10"},
 		},
 		Sysctls: map[string]string{"ipv4/conf/all/arp_ignore": "1", "ipv6/conf/eth0/accept_ra": "2"},
 		Docker: Docker{Version: "28.5.2", Plugins: []Plugin{{"company/lan:1", true}}, Networks: []Network{
 			{Name: "old", Driver: "macvlan", Parent: "eth0", Mode: bridgeMode, Pools: []netip.Prefix{netip.MustParsePrefix("192.168.50.0/26")}, Gateways: []netip.Addr{gw254}},
+			{Name: "six", Ours: true, Driver: "company/lan:1", Parent: "eth0", Mode: bridgeMode, DHCPv4: true, DHCPv6: true, Servers: true},
 			{Name: "tagged", Ours: true, Driver: "company/lan:1", Parent: "eth0.10", Mode: mode.Mode{Kind: mode.IPvlan, Name: "l3", Flag: "bridge"}, Pools: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}},
 		}},
 		Daemon: Daemon{

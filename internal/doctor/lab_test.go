@@ -52,7 +52,7 @@ func look(parent string) error {
 	ctx, stop := context.WithTimeout(context.Background(), 20*time.Second)
 	defer stop()
 	found := Diagnose(Gather(ctx, Sources{
-		Version: "v1", Kernel: whole{host}, Wire: LANs{client}, Docker: quiet{}, Plugin: quiet{}, Files: only{os.DirFS("/")},
+		Version: "v1", Kernel: whole{host}, Wire: LANs{Client: client}, Docker: quiet{}, Plugin: quiet{}, Files: only{os.DirFS("/")},
 	}, strings.Fields(parent)...))
 	return Write(os.Stdout, found)
 }
