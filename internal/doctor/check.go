@@ -549,6 +549,7 @@ func plugin(f *Facts, r *report) {
 	case f.Daemon.Socket == "" && len(f.Docker.Plugins) == 0:
 		r.add(Note, host, "underlay is not installed here: no plugin and no socket of it is there", "docs/install.md has the ways; nothing else is looked at of it")
 	case f.Daemon.Socket == "":
+	case f.Daemon.Unknown != "" && len(r.found) > 0: // a disabled one leaves its socket
 	case f.Daemon.Unknown != "":
 		r.add(Error, host, fmt.Sprintf("the plugin does not answer at %s: %s", f.Daemon.Socket, f.Daemon.Unknown), "see the plugin's log; docker plugin disable -f and enable it, or start underlay serve again")
 	case f.Daemon.Version != f.Version:

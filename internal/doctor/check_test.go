@@ -199,6 +199,9 @@ var faults = []struct {
 		f.Docker.Networks = append(f.Docker.Networks, Network{Name: "old", Driver: "macvlan", Parent: "eth0", Mode: bridgeMode, Pools: []netip.Prefix{netip.MustParsePrefix("192.168.50.0/24")}})
 	}},
 	{"plugin disabled", func(f *Facts, _ *Parent) { f.Docker.Plugins[0].Enabled, f.Daemon = false, Daemon{} }},
+	{"plugin disabled, with its socket", func(f *Facts, _ *Parent) {
+		f.Docker.Plugins[0].Enabled, f.Daemon = false, Daemon{Socket: f.Daemon.Socket, Unknown: "connect: connection refused"}
+	}},
 	{"plugin without a socket", func(f *Facts, _ *Parent) { f.Daemon = Daemon{} }},
 	{"plugin not installed", func(f *Facts, _ *Parent) { f.Docker.Plugins, f.Daemon = nil, Daemon{} }},
 	{"plugin silent", func(f *Facts, _ *Parent) {

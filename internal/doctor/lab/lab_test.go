@@ -1,7 +1,8 @@
-package doctor
+package lab
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
@@ -16,17 +17,22 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 
+	"underlay/internal/doctor"
 	"underlay/internal/nstest"
 	"underlay/ipam/dhcp"
+	"underlay/ipam/dhcp6"
 	"underlay/netlinkutil"
 )
 
 // inside has the test binary look at the network namespace that it is started in,
 // with all of its threads, and print what it finds.
-const inside = "UNDERLAY_DOCTOR"
+const (
+	inside = "UNDERLAY_DOCTOR"
+	docked = "UNDERLAY_DOCTOR_NETWORKS" // what Docker has
+)
 
 func TestMain(m *testing.M) {
 	if parent := os.Getenv(inside); parent != "" {
@@ -49,12 +55,14 @@ func look(parent string) error {
 	defer host.Close()
 	client := dhcp.New(dhcp.Config{Log: logrus.New()})
 	defer client.Close()
+	client6 := dhcp6.New(dhcp6.Config{Log: logrus.New()})
+	defer client6.Close()
 	ctx, stop := context.WithTimeout(context.Background(), 20*time.Second)
 	defer stop()
-	found := Diagnose(Gather(ctx, Sources{
-		Version: "v1", Kernel: whole{host}, Wire: LANs{Client: client}, Docker: quiet{}, Plugin: quiet{}, Files: only{os.DirFS("/")},
+	found := doctor.Diagnose(doctor.Gather(ctx, doctor.Sources{
+		Version: "v1", Kernel: whole{host}, Wire: doctor.LANs{Client: client, Client6: client6}, Docker: quiet{}, Plugin: quiet{}, Files: only{os.DirFS("/")},
 	}, strings.Fields(parent)...))
-	return Write(os.Stdout, found)
+	return doctor.Write(os.Stdout, found)
 }
 
 // whole is a kernel that has all types of links.
@@ -78,7 +86,7 @@ type quiet struct{}
 func (quiet) Get(_ context.Context, path string, into any) error {
 	return json.Unmarshal([]byte(map[string]string{
 		"/version":  `{"Version":"29.1.0"}`,
-		"/networks": `[]`,
+		"/networks": cmp.Or(os.Getenv(docked), "[]"),
 		"/plugins":  `[{"Name":"underlay:latest","Enabled":true,"Config":{"Interface":{"Socket":"underlay.sock"}}}]`,
 	}[path]), into)
 }
@@ -86,8 +94,8 @@ func (quiet) Find() string { return "/run/underlay.sock" }
 func (quiet) State(_ context.Context, _ string, into any) error {
 	return json.Unmarshal([]byte(`{"version":"v1"}`), into)
 }
-func (quiet) Process(string) (Process, error) {
-	return Process{Capabilities: []string{"CAP_NET_ADMIN", "CAP_NET_RAW"}}, nil
+func (quiet) Process(string) (doctor.Process, error) {
+	return doctor.Process{Capabilities: []string{"CAP_NET_ADMIN", "CAP_NET_RAW"}}, nil
 }
 
 // lab is a LAN: a switch, a Docker host, a router, and a DHCP server.
@@ -95,6 +103,7 @@ type lab struct {
 	t                              *testing.T
 	sw, host, router, server, more *nstest.Space
 	dnsmasq                        *exec.Cmd
+	networks                       string // that Docker has
 }
 
 func newLab(t *testing.T) *lab {
@@ -121,7 +130,7 @@ func (l *lab) plug(s *nstest.Space, name, port string) {
 }
 
 // serve starts a DHCP server.
-func (l *lab) serve(s *nstest.Space) (stop func()) {
+func (l *lab) serve(s *nstest.Space, ranges ...string) (stop func()) {
 	l.t.Helper()
 	path := "/usr/sbin/dnsmasq"
 	if found, err := exec.LookPath("dnsmasq"); err == nil {
@@ -131,8 +140,9 @@ func (l *lab) serve(s *nstest.Space) (stop func()) {
 	}
 	said := &words{}
 	c := exec.Command(path, "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--group=", "--log-facility=-",
-		"--interface=eth0", "--bind-interfaces", "--no-ping", "--dhcp-range=10.77.0.100,10.77.0.200,120",
+		"--interface=eth0", "--bind-interfaces", "--no-ping",
 		"--dhcp-leasefile="+filepath.Join(l.t.TempDir(), "leases"), "--pid-file=")
+	c.Args = append(c.Args, cmp.Or(strings.Join(ranges, " "), "--dhcp-range=10.77.0.100,10.77.0.200,120"))
 	c.Stdout, c.Stderr = said, said
 	var err error
 	s.Run(func() { err = c.Start() })
@@ -199,7 +209,7 @@ func (l *lab) finds(parents string) string {
 	var err error
 	l.host.Run(func() {
 		c := exec.Command("/proc/self/exe")
-		c.Env = append(os.Environ(), inside+"="+parents)
+		c.Env = append(os.Environ(), inside+"="+parents, docked+"="+l.networks)
 		out, err = c.CombinedOutput()
 	})
 	if err != nil {
@@ -213,6 +223,8 @@ func (l *lab) finds(parents string) string {
 	}
 	return strings.Join(facts, "\n")
 }
+
+const leasing = `[{"Name":"six","Driver":"underlay:latest","Options":{"parent":"eth0","dhcp":"v6"}}]`
 
 // Faults that are made on a LAN are each found, and nothing else is.
 func TestLab(t *testing.T) {
@@ -246,6 +258,13 @@ func TestLab(t *testing.T) {
 			l.more.IP("addr add 10.77.0.4/24 dev eth0")
 			l.serve(l.more)
 		}, nil, "warning: eth0: 2 DHCP servers answer: 10.77.0.3 and 10.77.0.4"},
+		{"IPv6 leases without a server", func(l *lab) { l.networks = leasing }, nil,
+			"warning: eth0: a network there leases IPv6 addresses, and none is offered: no DHCPv6 server answers on eth0: is there one that gives addresses (managed, stateful), and in this VLAN?"},
+		{"IPv6 leases", func(l *lab) {
+			l.networks = leasing
+			l.more.IP("addr add fd00:77::4/64 dev eth0 nodad", "addr add 10.77.0.4/24 dev eth0")
+			l.serve(l.more, "--dhcp-range=fd00:77::100,fd00:77::200,64,120")
+		}, nil, "all well"},
 		{"two NICs on the LAN", func(l *lab) {
 			l.plug(l.host, "eth1", "second")
 			l.host.Set("/proc/sys/net/ipv4/conf/eth1/arp_ignore", "0")
@@ -339,6 +358,6 @@ func TestLabLeavesNothing(t *testing.T) {
 		t.Error(got)
 	}
 	if after := picture(); after != before {
-		t.Error(cmp.Diff(before, after))
+		t.Error(gocmp.Diff(before, after))
 	}
 }
