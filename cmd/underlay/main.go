@@ -37,7 +37,7 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		serve(), status(), networks(), endpoints(), addresses(), conflicts(), leases(), reconcile(), release(), state(), forget(), export(), importState(),
+		serve(), status(), networks(), endpoints(), addresses(), conflicts(), leases(), examine(), reconcile(), release(), state(), forget(), export(), importState(),
 	)
 	withManual(root)
 	return root

@@ -67,6 +67,7 @@ type lease struct {
 	goal     state      // in resting: what comes then, selecting or rebooting
 	lost     bool       // Lost was told, or is true of what was restored
 	peek     bool       // an offer is all that is wanted
+	offers   *offers    // all offers are, for Survey; else nil
 	previous *Lease     // in rebooting: what to go on with if nobody answers
 	spare    bool       // nobody answered, and nobody else has that address
 	hint     netip.Addr // the address to ask for if there is a choice
@@ -385,6 +386,10 @@ func (c *Client) offered(l *lease, now time.Time, a answer) {
 				c.due(l, at)
 			}
 		}
+		return
+	}
+	if l.offers != nil {
+		l.offers.add(a.terms)
 		return
 	}
 	if l.peek {

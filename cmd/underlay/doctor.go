@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+
+	"underlay/internal/doctor"
+	"underlay/ipam/dhcp"
+	"underlay/ipam/dhcp6"
+	"underlay/netlinkutil"
+)
+
+// doctorWithin is how long it all may take.
+const doctorWithin = 10 * time.Second
+
+func examine() *cobra.Command {
+	var parents []string
+	var format, socket, docker string
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Find out what on this host will not work, and say what to do",
+		Long: `Find out what on this host will not work, and say what to do.
+
+It changes nothing, needs no running plugin, and takes ten seconds at most. Run
+it as root. It asks the LAN of each parent as a container would.
+
+Exit status: 0 all well, or warnings and notes alone; 1 an error was found;
+2 it could not be run.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if format != "text" && format != "json" {
+				return fmt.Errorf("-o %s is not known; it takes text or json", format)
+			}
+			found, err := diagnose(parents, socket, docker)
+			if err == nil {
+				err = tell(cmd.OutOrStdout(), format, found)
+			}
+			if err == nil && doctor.Failed(found) {
+				os.Exit(1)
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringSliceVar(&parents, "parent", nil, "the links to look at (default: that of the default route, and those of the plugin's networks)")
+	cmd.Flags().StringVarP(&format, "output", "o", "text", "text or json")
+	cmd.Flags().StringVar(&docker, "docker", "/var/run/docker.sock", "Docker's socket")
+	socketFlag(cmd, &socket)
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return orTwo(run(cmd, args)) }
+	cmd.Args = func(cmd *cobra.Command, args []string) error { return orTwo(cobra.NoArgs(cmd, args)) }
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return orTwo(err) })
+	return cmd
+}
+
+// orTwo ends with the status 2, which scripts tell from a finding.
+func orTwo(err error) error {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "underlay:", err)
+		os.Exit(2)
+	}
+	return nil
+}
+
+func diagnose(parents []string, socket, docker string) ([]doctor.Finding, error) {
+	if os.Geteuid() != 0 {
+		return nil, fmt.Errorf("doctor asks the kernel and the LAN what root alone may: run it as root")
+	}
+	kernel, err := netlinkutil.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer kernel.Close()
+	log := logrus.New()
+	log.SetOutput(io.Discard) // what is wrong is a finding
+	client := dhcp.New(dhcp.Config{Log: log})
+	defer client.Close()
+	client6 := dhcp6.New(dhcp6.Config{Log: log})
+	defer client6.Close()
+	daemons := doctor.Daemons{"/run/docker/plugins/*/underlay.sock", "/run/docker/plugins/underlay.sock"}
+	if socket != "" {
+		daemons = doctor.Daemons{socket}
+	}
+	ctx, stop := context.WithTimeout(context.Background(), doctorWithin)
+	defer stop()
+	return doctor.Diagnose(doctor.Gather(ctx, doctor.Sources{
+		Version: version, Kernel: kernel, Wire: doctor.LANs{Client: client, Client6: client6},
+		Docker: doctor.Socket(docker), Plugin: daemons, Files: os.DirFS("/"),
+	}, parents...)), nil
+}
+
+func tell(w io.Writer, format string, found []doctor.Finding) error {
+	if format == "text" {
+		return doctor.Write(w, found)
+	}
+	if found == nil {
+		found = []doctor.Finding{}
+	}
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(map[string]any{"findings": found})
+}
