@@ -5,12 +5,18 @@ package uitest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"image"
+	"image/color"
+	"image/png"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -273,6 +279,15 @@ func (p *tab) await(expression string) {
 	}
 }
 
+// forgive forgets the browser's complaints that have one of these words.
+func (p *tab) forgive(words ...string) {
+	p.browser.mu.Lock()
+	defer p.browser.mu.Unlock()
+	p.complaints = slices.DeleteFunc(p.complaints, func(c string) bool {
+		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(c, w) })
+	})
+}
+
 // keys presses keys, by their names.
 func (p *tab) keys(names ...string) {
 	p.t.Helper()
@@ -315,11 +330,50 @@ func (p *tab) picture(file string) {
 	if err := json.Unmarshal(p.do("Page.captureScreenshot", object{"format": "png"}), &res); err != nil {
 		p.t.Fatal(err)
 	}
-	png, err := base64.StdEncoding.DecodeString(res.Data)
+	drawn, err := png.Decode(base64.NewDecoder(base64.StdEncoding, strings.NewReader(res.Data)))
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	if err := os.WriteFile(file, png, 0o644); err != nil {
+	var small bytes.Buffer
+	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&small, fewColours(drawn)); err != nil {
 		p.t.Fatal(err)
 	}
+	if small.Len() > 150_000 {
+		p.t.Errorf("%s has %d bytes", file, small.Len())
+	}
+	if err := os.WriteFile(file, small.Bytes(), 0o644); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// fewColours is a picture in its 256 most frequent colours, in which a byte is enough
+// for a pixel.
+func fewColours(of image.Image) image.Image {
+	counts := map[color.RGBA]int{}
+	b := of.Bounds()
+	at := func(x, y int) color.RGBA { return color.RGBAModel.Convert(of.At(x, y)).(color.RGBA) }
+	for y := b.Min.Y; y < b.Max.Y; y++ {
+		for x := b.Min.X; x < b.Max.X; x++ {
+			counts[at(x, y)]++
+		}
+	}
+	all := slices.SortedFunc(maps.Keys(counts), func(a, b color.RGBA) int {
+		return cmp.Or(counts[b]-counts[a], cmp.Compare(a.R, b.R), cmp.Compare(a.G, b.G), cmp.Compare(a.B, b.B))
+	})
+	var palette color.Palette
+	for _, c := range all[:min(len(all), 256)] {
+		palette = append(palette, c)
+	}
+	nearest := map[color.RGBA]uint8{}
+	few := image.NewPaletted(b, palette)
+	for y := b.Min.Y; y < b.Max.Y; y++ {
+		for x := b.Min.X; x < b.Max.X; x++ {
+			c := at(x, y)
+			if _, known := nearest[c]; !known {
+				nearest[c] = uint8(palette.Index(c))
+			}
+			few.SetColorIndex(x, y, nearest[c])
+		}
+	}
+	return few
 }

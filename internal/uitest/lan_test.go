@@ -144,7 +144,7 @@ func office() *lan {
 			{Name: "bond0.20", State: driver.ParentUp, MAC: driver.MAC{0x3c, 0xec, 0xef, 0x12, 0x8a, 0x70}, MTU: 9000, Networks: 1, Endpoints: 20},
 			{Name: "eth0", State: driver.ParentUp, MAC: driver.MAC{0x3c, 0xec, 0xef, 0x12, 0x8a, 0x71}, MTU: 1500, Networks: 1, Endpoints: 38},
 		},
-		Drift:     []string{"Docker shows 192.168.50.61 for a container (printer) that has 192.168.50.77 of the DHCP server on eth0; a restart of the container mends it"},
+		Drift:     []string{"Docker shows 192.168.50.61 for a container (mqtt) that has 192.168.50.78 of the DHCP server on eth0; a restart of the container mends it"},
 		Reconcile: driver.Reconciled{Left: []string{}},
 	}
 	l.status.Pools = make([]ipam.PoolUse, 0, 3)
@@ -187,7 +187,7 @@ func office() *lan {
 	for _, n := range []int{45, 46} {
 		l.add(home, ipam.Reserved, fmt.Sprintf("192.168.50.%d", n), fmt.Sprintf("backup-%d", n-44), nil)
 	}
-	for n, name := range []string{"printer", "camera", "mqtt", "home-assistant", "zigbee", "nvr"} {
+	for n, name := range []string{"pihole", "nvr", "mqtt", "home-assistant", "zigbee", "octoprint"} {
 		l.add(home, ipam.Leased, fmt.Sprintf("192.168.50.%d", 72+n*3), name, nil)
 	}
 	for _, n := range []int{33, 100, 101, 107, 113, 120, 131, 134, 150, 172, 201} {

@@ -13,6 +13,7 @@ const kinds = {
   conflict: ['!', 'conflict', 'A container has it, and so has another machine.'],
   resting: ['z', 'resting', 'Freed a while ago; free, and given to others last.'],
   free: ['', 'free', 'The next container may get it.'],
+  odd: ['', 'not running', 'A container’s that does not run, or not yet, or has lost its interface.'],
 }
 const edges = { first: 'names the subnet', last: 'the broadcast address' }
 const most = 8 // lines of a list that could be long
@@ -210,19 +211,38 @@ class Pool {
     const width = BigInt(cols)
     const rows = (this.size + width - 1n) / width
     const lines = []
-    const gap = (from, to) => { // rows, without to
+    const part = (from, to, excluded) => { // rows, without to
       if (to - from <= 1n) {
         for (; from < to; from++) lines.push({ row: from })
       } else if (to > from) {
-        lines.push({ from: from * width, to: to * width > this.size ? this.size : to * width })
+        lines.push({ from: from * width, to: to * width > this.size ? this.size : to * width, excluded })
       }
+    }
+    let range = 0
+    const gap = (from, to) => {
+      for (; range < this.ranges.length && this.ranges[range].from < to * width; range++) {
+        const first = (this.ranges[range].from + width - 1n) / width
+        let end = (this.ranges[range].to + 1n) / width
+        if (this.ranges[range].to === this.size - 1n) end = rows
+        if (end > to) end = to
+        const begin = first > from ? first : from
+        if (end <= begin) continue
+        part(from, begin, false)
+        part(begin, end, true)
+        from = end
+        if (this.ranges[range].to >= to * width) break // it goes on behind a row
+      }
+      part(from, to, false)
     }
     if (this.size <= 256n) {
       for (let r = 0n; r < rows; r++) lines.push({ row: r })
     } else {
       const used = new Set([0n])
       for (const at of this.points.keys()) used.add(at / width)
-      for (const r of this.ranges) used.add(r.from / width).add(r.to / width)
+      for (const r of this.ranges) { // rows that are not excluded as a whole
+        if (r.from % width !== 0n) used.add(r.from / width)
+        if ((r.to + 1n) % width !== 0n) used.add(r.to / width)
+      }
       for (const at of this.extra) used.add(at / width)
       let next = 0n
       for (const r of [...used].sort((x, y) => x < y ? -1 : x > y ? 1 : 0)) {
@@ -233,11 +253,8 @@ class Pool {
       gap(next, rows)
     }
     const same = this.cols === cols && lines.length === this.lines.length &&
-      lines.every((l, i) => l.row === this.lines[i].row && l.from === this.lines[i].from && l.to === this.lines[i].to)
-    if (same) {
-      for (const c of this.chunks) for (const [line, e] of c.gaps ?? []) e.firstChild.textContent = this.between(line)
-      return
-    }
+      lines.every((l, i) => l.row === this.lines[i].row && l.from === this.lines[i].from && l.to === this.lines[i].to && l.excluded === this.lines[i].excluded)
+    if (same) return
     this.lines = lines
     this.cols = cols
     this.lineOf = new Map(lines.flatMap((l, i) => l.row === undefined ? [] : [[l.row, i]]))
@@ -278,15 +295,11 @@ class Pool {
 
   chunkOf(at) { return this.chunks[Math.floor(this.lineOf.get(at / BigInt(this.cols)) / chunkLines)] }
 
-  between({ from, to }) {
-    let excluded = 0n
-    for (const r of this.ranges) {
-      const a = r.from > from ? r.from : from, b = r.to < to - 1n ? r.to : to - 1n
-      if (b >= a) excluded += b - a + 1n
-    }
-    let free = to - from - excluded
-    if (this.bits === 32 && to === this.size && !this.rangeAt(to - 1n)) free-- // the broadcast address
-    return '… ' + [free > 0n && count(free) + ' free', excluded > 0n && count(excluded) + ' excluded'].filter(Boolean).join(', ')
+  // between are the words for rows that are not there.
+  between({ from, to, excluded }) {
+    let n = to - from
+    if (!excluded && this.bits === 32 && to === this.size) n-- // the broadcast address
+    return count(n) + (excluded ? ' excluded' : ' free')
   }
 
   label(row) {
@@ -299,14 +312,17 @@ class Pool {
   fill(chunk) {
     if (chunk.filled) return
     chunk.filled = true
-    chunk.gaps = []
     const width = BigInt(this.cols)
     chunk.lines.forEach((line, i) => {
       const row = make('div', { role: 'row', 'aria-rowindex': chunk.first + i + 1 })
       if (line.row === undefined) {
         row.className = 'between'
-        row.append(make('span', { role: 'gridcell', 'aria-colspan': this.cols + 1 }, this.between(line)))
-        chunk.gaps.push([line, row])
+        row.dataset.from = this.address(line.from)
+        row.dataset.to = this.address(line.to - 1n)
+        row.append(
+          make('span', { class: 'label', 'aria-hidden': 'true' }, this.bits === 32 ? this.label(line.from / width) : ''),
+          make('span', { role: 'gridcell', 'aria-colspan': this.cols + 1, 'aria-label': `${row.dataset.from} to ${row.dataset.to}: ${this.between(line)}` },
+            line.excluded ? make('span', { class: 'c key', 'data-k': 'excluded', 'aria-hidden': 'true' }, '×') : '… ', this.between(line)))
       } else {
         row.className = 'row'
         row.append(make('span', { class: 'label', role: 'rowheader' }, this.label(line.row)))
@@ -335,7 +351,7 @@ class Pool {
     if (!cell) return
     const { kind, a } = this.see(at)
     const words = this.say(at)
-    cell.className = 'c' + (only === kind ? ' lit' : '') + (fresh && !still.matches ? ' new' : '')
+    cell.className = 'c' + (only === kind || (only === 'odd' && a && isOdd(a)) ? ' lit' : '') + (fresh && !still.matches ? ' new' : '')
     cell.dataset.k = kind
     cell.textContent = kind === 'edge' ? '·' : kinds[kind][0]
     cell.tabIndex = at === this.current ? 0 : -1
@@ -423,7 +439,7 @@ class Pool {
     this.where.textContent = words.join(' · ')
     const total = (n, one, more) => n > 0 && make('span', {}, make('b', {}, count(n)), ' ' + (n === 1 ? one : more ?? one))
     this.totals.replaceChildren(...[
-      total(u.containers, 'container', 'containers'), total(u.gateways, 'of networks'), total(u.others, 'other machine', 'other machines'),
+      total(u.containers, 'container', 'containers'), total(u.gateways, 'gateway', 'gateways'), total(u.others, 'other machine', 'other machines'),
       total(u.reserved, 'reserved'), total(u.excluded, 'excluded'), total(u.resting, 'resting'),
       make('span', {}, make('b', {}, count(u.free)), ' free of ' + count(u.size)),
     ].filter(Boolean))
@@ -576,6 +592,7 @@ function legend() {
   const counts = Object.fromEntries(Object.keys(kinds).map(k => [k, 0]))
   for (const a of byKey.values()) {
     if (a.kind !== 'excluded') counts[kindOf(a)]++
+    if (isOdd(a)) counts.odd++
   }
   for (const p of pools.values()) {
     counts.excluded += Number(p.use?.excluded ?? 0)
@@ -585,13 +602,14 @@ function legend() {
   if (!box.children.length) {
     for (const [kind, [letter, name, means]] of Object.entries(kinds)) {
       box.append(make('button', { type: 'button', 'data-kind': kind, title: means, 'aria-pressed': 'false', onclick: () => alone(kind) },
-        make('span', { class: 'c key', 'data-k': kind, 'aria-hidden': 'true' }, letter), name + ' ', make('b', {})))
+        make('span', { class: 'c key', 'data-k': kind, 'data-odd': kind === 'odd', 'aria-hidden': 'true' }, letter), name + ' ', make('b', {})))
     }
   }
   for (const b of box.children) {
     const n = counts[b.dataset.kind]
     b.querySelector('b').textContent = count(n)
     b.toggleAttribute('data-none', n === 0)
+    b.hidden = b.dataset.kind === 'odd' && n === 0 && only !== 'odd'
   }
 }
 
@@ -634,9 +652,9 @@ function matters() {
   if (said !== '' && all.length) announce(all.slice(0, 2).map(m => m.what + ': ' + m.text).join('. '))
   said = text
   const lines = all.slice(0, most).map(m => make('p', { class: 'matter' + (m.grave ? '' : ' warn') },
-    make('b', {}, (m.grave ? '✖ ' : '▲ ') + m.what), make('span', {}, m.text),
+    make('span', {}, make('b', {}, (m.grave ? '✖ ' : '▲ ') + m.what), ' ', m.text),
     m.address && make('button', { type: 'button', 'aria-label': 'Show ' + m.address, onclick: () => goTo(m.address) }, 'Show')))
-  if (all.length > most) lines.push(make('p', { class: 'matter' }, make('b', {}, '…'), `and ${all.length - most} more`))
+  if (all.length > most) lines.push(make('p', { class: 'matter warn' }, `… and ${all.length - most} more`))
   if (all.length === 0 && status) lines.push(make('p', { class: 'fine' }, '✔ Nothing is the matter.'))
   $('matters').replaceChildren(...lines)
 }
