@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -17,14 +16,9 @@ import (
 // onTCP restarts the plugin with METRICS_ADDR set, and returns what serves there.
 func (b *bench) onTCP() string {
 	b.t.Helper()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	free.Close()
-	b.config.Metrics = netip.MustParseAddrPort(free.Addr().String())
+	b.config.Metrics = netip.MustParseAddrPort("127.0.0.1:0")
 	b.restart()
-	return "http://" + b.config.Metrics.String()
+	return "http://" + b.plugin.metrics.addr.String()
 }
 
 // The page has what the socket answers, from within the plugin and over the socket.
