@@ -13,7 +13,7 @@ DIST     ?= dist
 # step WORDS,COMMAND: runs COMMAND, says WORDS and how many seconds it took.
 step = @start=$$SECONDS; $(2) && printf '%-52s %3d s\n' '$(1)' $$((SECONDS - start))
 
-.PHONY: help build rootfs plugin push release test test-unit test-release test-netns test-vm fuzz demo bench lint clean
+.PHONY: help build rootfs plugin push release test test-unit test-release test-browser test-netns test-vm pictures fuzz demo bench lint clean
 
 help: ## these lines
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -37,13 +37,18 @@ release: ## dist/: binaries, plugins, Debian packages, for ARCHS="amd64,arm64"
 	$(call step,$(DIST) $(VERSION),go -C scripts/release run . -archs '$(ARCHS)' -out '$(abspath $(DIST))' -version '$(VERSION)')
 
 test: ## all tests, the VM's included, and a summary (SUITES="trixie sid")
-	@scripts/test check unit release netns netns-vm:$(firstword $(SUITES)) $(SUITES:%=vm:%)
+	@scripts/test check unit release browser netns netns-vm:$(firstword $(SUITES)) $(SUITES:%=vm:%)
 
 test-unit: ## gofmt, vet, shellcheck and the unit tests, with the race detector
 	@scripts/test check unit
 
 test-release: ## make release, twice, and its arm64 binary on an emulated processor
 	@scripts/test release
+test-browser: ## the page of underlay ui in Chromium, and nothing else
+	@scripts/test browser
+
+pictures: ## docs/ui.png and docs/ui-phone.png, of that page
+	$(call step,docs/ui.png docs/ui-phone.png,scripts/install-deps browser && go test -count=1 -tags browser ./internal/uitest -args -screenshots $(CURDIR)/docs >/dev/null)
 
 test-netns: ## the tests that need a network namespace of their own, on this kernel
 	@scripts/test netns

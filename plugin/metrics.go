@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"underlay/driver"
+	"underlay/internal/ui"
 	"underlay/netlinkutil"
 )
 
@@ -59,11 +60,12 @@ type metrics struct {
 	links    *prometheus.CounterVec
 	server   *http.Server // on TCP; nil: there is none
 	addr     net.Addr     // of that
+	page     *ui.UI       // beside the metrics there
 }
 
 func newMetrics(p *Plugin) *metrics {
 	m := &metrics{
-		plugin: p, registry: prometheus.NewRegistry(), asking: make(chan struct{}, 4),
+		page: ui.New(view{p}), plugin: p, registry: prometheus.NewRegistry(), asking: make(chan struct{}, 4),
 		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "underlay_call_duration_seconds", Help: "How long calls took, by call and outcome (ok, refused, failed or late).",
 			Buckets: []float64{.001, .005, .025, .1, .25, .5, 1, 2.5, 5, 10, 30},
@@ -173,13 +175,17 @@ func (m *metrics) listen(on netip.AddrPort) {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET "+MetricsPath, m)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		busy(r.Context())
+		m.page.ServeHTTP(w, r)
+	})
 	s := &http.Server{
 		Handler: mux, ConnContext: withVisit, ConnState: answered,
 		ReadHeaderTimeout: deadline, ReadTimeout: deadline, WriteTimeout: answering, IdleTimeout: idle, MaxHeaderBytes: maxHeader,
 		ErrorLog: stdlog.New(log.WriterLevel(logrus.DebugLevel), "", 0),
 	}
 	m.server, m.addr = s, l.Addr()
-	log.Infof("metrics are served on http://%v%s", l.Addr(), MetricsPath)
+	log.Infof("metrics are served on http://%v%s, and the map of addresses on http://%[1]v/", l.Addr(), MetricsPath)
 	m.plugin.workers.Go(func() {
 		if err := s.Serve(newDoor(l, maxScrapers)); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			log.Errorf("metrics are no longer served on %v: %v", on, err)
@@ -191,6 +197,7 @@ func (m *metrics) listen(on netip.AddrPort) {
 const maxScrapers = 16
 
 func (m *metrics) close() {
+	m.page.Close()
 	if m.server != nil {
 		_ = m.server.Close()
 	}

@@ -37,7 +37,7 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		serve(), status(), networks(), endpoints(), addresses(), conflicts(), leases(), examine(), reconcile(), release(), state(), forget(), export(), importState(),
+		serve(), status(), networks(), endpoints(), addresses(), conflicts(), leases(), page(), examine(), reconcile(), release(), state(), forget(), export(), importState(),
 	)
 	withManual(root)
 	return root
@@ -59,8 +59,9 @@ Environment:
                  their parent are made again when it is back; off: they are not
   SANDBOX_DIR    the containers' network namespaces as dockerd names them, the
                  folder netns in its --exec-root (default /var/run/docker/netns)
-  METRICS_ADDR   where metrics are served besides the socket: 9323 for this host
-                 alone, or an address such as 192.168.50.2:9323 (default: nowhere)`,
+  METRICS_ADDR   where metrics are served besides the socket, and underlay ui's page
+                 at /: 9323 for this host alone, or an address such as
+                 192.168.50.2:9323 (default: nowhere)`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return run(socket, stateDir, sandboxes) },
 	}

@@ -15,6 +15,7 @@ var may = map[string][]string{
 	"underlay/internal/store":      {},
 	"underlay/internal/privilege":  {},
 	"underlay/internal/options":    {"underlay/internal/mode"},
+	"underlay/internal/ui":         {},
 	"underlay/netlinkutil":         {"underlay/internal/mode"},
 	"underlay/netlinkutil/fake":    {"underlay/internal/mode", "underlay/netlinkutil"},
 	"underlay/ipam":                {"underlay/internal/options", "underlay/internal/store"},
@@ -24,9 +25,9 @@ var may = map[string][]string{
 	"underlay/ipam/dhcp6":          {"underlay/internal/nic"},
 	"underlay/driver":              {"underlay/internal/mode", "underlay/internal/options", "underlay/internal/store", "underlay/netlinkutil"},
 	"underlay/ipam/lease":          {"underlay/internal/options", "underlay/internal/store", "underlay/ipam/dhcp", "underlay/ipam/dhcp6"},
-	"underlay/plugin":              {"underlay/driver", "underlay/internal/options", "underlay/internal/store", "underlay/ipam", "underlay/ipam/dhcp", "underlay/ipam/dhcp6", "underlay/ipam/lan", "underlay/ipam/lease", "underlay/ipam/probe", "underlay/netlinkutil"},
+	"underlay/plugin":              {"underlay/driver", "underlay/internal/options", "underlay/internal/store", "underlay/internal/ui", "underlay/ipam", "underlay/ipam/dhcp", "underlay/ipam/dhcp6", "underlay/ipam/lan", "underlay/ipam/lease", "underlay/ipam/probe", "underlay/netlinkutil"},
 	"underlay/internal/doctor":     {"underlay/internal/mode", "underlay/internal/options", "underlay/ipam/dhcp", "underlay/ipam/dhcp6", "underlay/ipam/probe", "underlay/netlinkutil"},
-	"underlay/cmd/underlay":        {"underlay/driver", "underlay/internal/doctor", "underlay/internal/privilege", "underlay/ipam", "underlay/ipam/dhcp", "underlay/ipam/dhcp6", "underlay/netlinkutil", "underlay/plugin"},
+	"underlay/cmd/underlay":        {"underlay/driver", "underlay/internal/doctor", "underlay/internal/privilege", "underlay/internal/ui", "underlay/ipam", "underlay/ipam/dhcp", "underlay/ipam/dhcp6", "underlay/netlinkutil", "underlay/plugin"},
 	"underlay/internal/vmtest":     {},
 	"underlay/internal/doctor/lab": {},
 	"underlay/internal/imports":    {},
@@ -34,6 +35,7 @@ var may = map[string][]string{
 	"underlay/internal/fault":      {},
 	"underlay/internal/nic":        {},
 	"underlay/internal/killtest":   {},
+	"underlay/internal/uitest":     {},
 
 	"underlay/scripts/roundtrip":    {},
 	"underlay/scripts/test-summary": {},
@@ -50,7 +52,7 @@ var only = map[string][]string{
 	"github.com/mdlayher/":                 {"underlay/ipam/probe", "underlay/ipam/dhcp", "underlay/ipam/dhcp6"},
 	"golang.org/x/net/":                    {"underlay/ipam/probe", "underlay/ipam/dhcp", "underlay/ipam/dhcp6"},
 	"github.com/insomniacslk/":             {"underlay/ipam/dhcp", "underlay/ipam/dhcp6"},
-	"os/exec":                              {"underlay/internal/vmtest", "underlay/internal/imports", "underlay/internal/nstest"},
+	"os/exec":                              {"underlay/cmd/underlay", "underlay/internal/vmtest", "underlay/internal/imports", "underlay/internal/nstest"},
 }
 
 func TestImportsPointOneWay(t *testing.T) {

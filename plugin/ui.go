@@ -1,0 +1,82 @@
+package plugin
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/netip"
+	"sync"
+
+	"underlay/internal/ui"
+)
+
+// view is the plugin as its own page sees it.
+type view struct{ plugin *Plugin }
+
+// viewed is an answer as the socket would give it.
+func viewed[Res any](ctx context.Context, p *Plugin, f func() (Res, error)) (json.RawMessage, error) {
+	if err := p.ready(ctx); err != nil {
+		return nil, err
+	}
+	res, err := f()
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(res)
+}
+
+func (v view) Status(ctx context.Context) (json.RawMessage, error) {
+	return viewed(ctx, v.plugin, func() (Status, error) { return v.plugin.status(), nil })
+}
+
+func (v view) Networks(ctx context.Context) (json.RawMessage, error) {
+	return viewed(ctx, v.plugin, func() (Networks, error) { return Networks{v.plugin.parts.driver.NetworkStates()}, nil })
+}
+
+func (v view) Addresses(ctx context.Context, after netip.Addr) (json.RawMessage, error) {
+	return viewed(ctx, v.plugin, func() (Addresses, error) { return v.plugin.addresses(ctx, AddressesRequest{After: after}) })
+}
+
+// remote is a plugin as the page of the underlay command sees it. The plugin, and its
+// socket with it, may come and go.
+type remote struct {
+	socket string
+
+	mu     sync.Mutex
+	client *http.Client // nil: the socket is to be looked for
+}
+
+// View is the plugin behind a socket, for a page; an empty path is looked for as
+// Client does, again after each time that nobody has answered.
+func View(socket string) ui.Source { return &remote{socket: socket} }
+
+func (r *remote) call(ctx context.Context, path string, req any) (answer json.RawMessage, err error) {
+	r.mu.Lock()
+	client := r.client
+	r.mu.Unlock()
+	if client == nil {
+		if client, err = Client(r.socket); err != nil {
+			return nil, err
+		}
+	}
+	if err = Call(ctx, client, path, req, &answer); err != nil {
+		client.CloseIdleConnections()
+		client = nil
+	}
+	r.mu.Lock()
+	r.client = client
+	r.mu.Unlock()
+	return answer, err
+}
+
+func (r *remote) Status(ctx context.Context) (json.RawMessage, error) {
+	return r.call(ctx, StatusPath, none{})
+}
+
+func (r *remote) Networks(ctx context.Context) (json.RawMessage, error) {
+	return r.call(ctx, NetworksPath, none{})
+}
+
+func (r *remote) Addresses(ctx context.Context, after netip.Addr) (json.RawMessage, error) {
+	return r.call(ctx, AddressesPath, AddressesRequest{After: after})
+}
