@@ -236,22 +236,35 @@ func (h *Host) Links() ([]Link, error) {
 	if err != nil {
 		return nil, Explain(err, "", "listing the links")
 	}
-	byIndex := make(map[int]netlink.Link, len(ks))
-	for _, k := range ks {
-		byIndex[k.Attrs().Index] = k
-	}
+	of := linksOf(ks)
 	ls := make([]Link, 0, len(ks))
 	for _, k := range ks {
 		l := link(k)
-		if m, ok := byIndex[k.Attrs().MasterIndex]; ok {
-			l.Master, l.MasterKind = m.Attrs().Name, m.Type()
-		}
-		if m, ok := byIndex[lower(k)]; ok {
-			l.Lower = m.Attrs().Name
-		}
+		of.complete(&l, k)
 		ls = append(ls, l)
 	}
 	return ls, nil
+}
+
+// links are a host's, by their index.
+type links map[int]netlink.Link
+
+func linksOf(ks []netlink.Link) links {
+	of := make(links, len(ks))
+	for _, k := range ks {
+		of[k.Attrs().Index] = k
+	}
+	return of
+}
+
+// complete says which links a link is under and on.
+func (of links) complete(l *Link, k netlink.Link) {
+	if m, ok := of[k.Attrs().MasterIndex]; ok {
+		l.Master, l.MasterKind = m.Attrs().Name, m.Type()
+	}
+	if m, ok := of[lower(k)]; ok {
+		l.Lower = m.Attrs().Name
+	}
 }
 
 // link is what the kernel's link says of itself; Master and Lower, which need

@@ -29,24 +29,16 @@ func (h *Host) Details() ([]Detail, error) {
 	if err != nil {
 		return nil, Explain(err, "", "listing the links")
 	}
-	byIndex := make(map[int]netlink.Link, len(ks))
-	for _, k := range ks {
-		byIndex[k.Attrs().Index] = k
-	}
+	of := linksOf(ks)
 	ds := make([]Detail, 0, len(ks))
 	for _, k := range ks {
 		d := detail(k)
-		if m, ok := byIndex[k.Attrs().MasterIndex]; ok {
-			d.Master, d.MasterKind = m.Attrs().Name, m.Type()
-		}
-		if m, ok := byIndex[lower(k)]; ok {
-			d.Lower = m.Attrs().Name
-		}
+		of.complete(&d.Link, k)
 		ds = append(ds, d)
 	}
 	away, err := h.elsewhere()
 	for _, k := range away {
-		if m, ok := byIndex[k.Attrs().ParentIndex]; ok {
+		if m, ok := of[k.Attrs().ParentIndex]; ok {
 			d := detail(k)
 			d.Lower, d.Elsewhere = m.Attrs().Name, true
 			ds = append(ds, d)

@@ -1,7 +1,6 @@
 package dhcp
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -34,22 +33,7 @@ type process struct {
 	*exec.Cmd
 	t    testing.TB
 	done chan struct{}
-
-	mu  sync.Mutex
-	out bytes.Buffer
-}
-
-// Write is for the program's words.
-func (p *process) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out.Write(b)
-}
-
-func (p *process) words() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out.String()
+	said nstest.Words
 }
 
 func (s *space) start(name string, args ...string) *process {
@@ -62,7 +46,7 @@ func (s *space) startIn(env []string, name string, args ...string) *process {
 	s.T.Helper()
 	p := &process{Cmd: exec.Command(name, args...), t: s.T, done: make(chan struct{})}
 	p.Env = append(os.Environ(), env...)
-	p.Stdout, p.Stderr = p, p
+	p.Stdout, p.Stderr = &p.said, &p.said
 	var err error
 	s.Run(func() { err = p.Cmd.Start() })
 	if err != nil {
@@ -79,7 +63,7 @@ func (p *process) stop() {
 }
 
 // count is how often the program has said something.
-func (p *process) count(what string) int { return strings.Count(p.words(), what) }
+func (p *process) count(what string) int { return strings.Count(p.said.String(), what) }
 
 func eventually(t testing.TB, what string, within time.Duration, ok func() bool) {
 	t.Helper()
@@ -110,7 +94,7 @@ func (s *space) dnsmasq(dir string, args ...string) *process {
 	eventually(s.T, "dnsmasq starts", 10*time.Second, func() bool {
 		select {
 		case <-p.done:
-			s.T.Fatalf("dnsmasq: %s", p.words())
+			s.T.Fatalf("dnsmasq: %s", p.said.String())
 		default:
 		}
 		return p.count("started, version") > 0
@@ -210,7 +194,7 @@ func TestDnsmasq(t *testing.T) {
 	force(c, "a", renewing)
 	eventually(t, "a renewal by unicast", 5*time.Second, func() bool { return c.told(Renewed) == 1 })
 	if n := d.count("DHCPACK"); n != acks+1 {
-		t.Errorf("%d ACKs for a renewal:\n%s", n-acks, d.words())
+		t.Errorf("%d ACKs for a renewal:\n%s", n-acks, d.said.String())
 	}
 	force(c, "a", rebinding)
 	eventually(t, "a rebinding", 10*time.Second, func() bool { return c.told(Renewed) == 2 })
@@ -229,7 +213,7 @@ func TestDnsmasq(t *testing.T) {
 	c.Release("a")
 	eventually(t, "a release", 5*time.Second, func() bool { return d.count("DHCPRELEASE(eth0) "+l.Addr.Addr().String()) == 1 })
 	if t.Failed() {
-		t.Log(d.words())
+		t.Log(d.said.String())
 	}
 }
 

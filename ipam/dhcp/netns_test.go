@@ -58,7 +58,7 @@ func (s *space) kea(dir string, seconds int) *process {
 	eventually(s.T, "kea starts", 20*time.Second, func() bool {
 		select {
 		case <-p.done:
-			s.T.Fatalf("kea: %s", p.words())
+			s.T.Fatalf("kea: %s", p.said.String())
 		default:
 		}
 		return p.count("DHCP4_STARTED") > 0
@@ -88,7 +88,7 @@ func TestServers(t *testing.T) {
 			d := m.start(srv, dir)
 			defer func() {
 				if t.Failed() {
-					t.Log(d.words())
+					t.Log(d.said.String())
 				}
 			}()
 			thief := netip.Addr{}
@@ -215,7 +215,7 @@ func TestShared(t *testing.T) {
 	d := srv.dnsmasq(t.TempDir(), "--dhcp-range=10.77.0.100,10.77.0.250,120")
 	defer func() {
 		if t.Failed() {
-			t.Log(d.words())
+			t.Log(d.said.String())
 		}
 	}()
 	c := host.client(Config{})
@@ -523,7 +523,7 @@ func BenchmarkParallel(b *testing.B) {
 				wg.Go(func() {
 					<-p.done
 					if p.count("lease of") == 0 {
-						b.Error(p.words())
+						b.Error(p.said.String())
 					}
 				})
 			}

@@ -57,32 +57,17 @@ func (s *space) mac() net.HardwareAddr {
 type process struct {
 	*exec.Cmd
 	done chan struct{}
-
-	mu  sync.Mutex
-	out bytes.Buffer
-}
-
-// Write is for the program's words.
-func (p *process) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out.Write(b)
-}
-
-func (p *process) words() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out.String()
+	said nstest.Words
 }
 
 // count is how often the program has said something.
-func (p *process) count(what string) int { return strings.Count(p.words(), what) }
+func (p *process) count(what string) int { return strings.Count(p.said.String(), what) }
 
 // start starts a program, and waits until it says that it is ready.
 func (s *space) start(ready string, env []string, name string, args ...string) *process {
 	s.T.Helper()
 	p := &process{Cmd: exec.Command(name, args...), done: make(chan struct{})}
-	p.Stdout, p.Stderr = p, p
+	p.Stdout, p.Stderr = &p.said, &p.said
 	p.Env = append(os.Environ(), env...)
 	var err error
 	s.Run(func() { err = p.Start() })
@@ -93,13 +78,13 @@ func (s *space) start(ready string, env []string, name string, args ...string) *
 	s.T.Cleanup(func() {
 		p.stop()
 		if s.T.Failed() {
-			s.T.Logf("%s: %s", name, p.words())
+			s.T.Logf("%s: %s", name, p.said.String())
 		}
 	})
 	s.eventually(filepath.Base(name)+" starts", 10*time.Second, func() bool {
 		select {
 		case <-p.done:
-			s.T.Fatalf("%s: %s", name, p.words())
+			s.T.Fatalf("%s: %s", name, p.said.String())
 		default:
 		}
 		return p.count(ready) > 0

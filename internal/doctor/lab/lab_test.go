@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -138,7 +137,7 @@ func (l *lab) serve(s *nstest.Space, ranges ...string) (stop func()) {
 	} else if _, err := os.Stat(path); err != nil {
 		nstest.Lack(l.t, "dnsmasq (Debian: dnsmasq-base)")
 	}
-	said := &words{}
+	said := &nstest.Words{}
 	c := exec.Command(path, "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--group=", "--log-facility=-",
 		"--interface=eth0", "--bind-interfaces", "--no-ping",
 		"--dhcp-leasefile="+filepath.Join(l.t.TempDir(), "leases"), "--pid-file=")
@@ -160,23 +159,6 @@ func (l *lab) serve(s *nstest.Space, ranges ...string) (stop func()) {
 		l.dnsmasq = c
 	}
 	return stop
-}
-
-type words struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (w *words) Write(b []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.Write(b)
-}
-
-func (w *words) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.String()
 }
 
 // run runs a program in a namespace.
