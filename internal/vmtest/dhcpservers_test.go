@@ -297,7 +297,7 @@ func testChanges(t *testing.T, up func()) {
 		if e := inspect(t, "mover").addrs("changes"); !slices.Equal(e, []string{given}) || s.leased(is) == "" {
 			t.Errorf("%s: docker shows %v, was given %s; the server has %q for %s\n%s", what, e, given, s.leased(is), is, s.log())
 		}
-		logged(t, "has given "+is+" in the place of "+was)
+		logged(t, "has given "+is, "in the place of "+was)
 		return is
 	}
 	// Kea refuses what another has, and is silent about what it does not know.
