@@ -53,7 +53,7 @@ const (
 	notYoung = `^TestReinstalled$|^TestUpgrade$/previous|^TestParents$/^(flapped|VLAN|MTU|renamed|plugin|REBUILD)` +
 		`|^TestLeftovers$|^TestComposeFiles$|^TestRefusals$|^TestReachRefusals$|^TestRouteRefusals$` +
 		`|^TestVLAN(s|Order|Names)$|^TestDHCPDaemonKilled$|^TestSquatters|^TestBurst$|^TestDeb$|^TestBlind$|^TestHairpinProbes$|^TestKillPlugin$|^TestCommands$`
-	notOld = `^TestDHCPServers$|^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$|^TestModes$|^TestProxy$|^TestSoak$|^TestKillDaemon$|^TestDHCP(OfOneMAC|AnotherAddress)$|^TestSLAAC$|^TestDHCP6$/^(another|no)_|^TestDoctor$`
+	notOld = `^TestDHCPServers$|^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$|^TestModes$|^TestProxy$|^TestSoak$|^TestKillDaemon$|^TestDHCP(OfOneMAC|AnotherAddress)$|^TestSLAAC$|^TestDHCP6$/^(another|no|wanted)|^TestDoctor$`
 )
 
 // begin runs all tests that need no reboot and then, if any of them is asked
