@@ -107,8 +107,11 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("on TCP there is\n%s", tcp)
 	}
 	res, err := http.Post(fmt.Sprintf("http://%v/Underlay.State", b.plugin.metrics.addr), "application/json", strings.NewReader("{}"))
-	if err != nil || res.StatusCode != http.StatusNotFound {
-		t.Errorf("a call on TCP: %v, %v", res.Status, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answer, _ := io.ReadAll(res.Body); res.StatusCode/100 != 4 || strings.Contains(string(answer), "192.168.50") {
+		t.Errorf("a call on TCP: %s: %s", res.Status, answer)
 	}
 	res.Body.Close()
 	http.DefaultClient.CloseIdleConnections()
