@@ -620,6 +620,11 @@ func (b *binding) why() error {
 	return fmt.Errorf("%w on %s: is there one that gives addresses (managed, stateful), and in this VLAN?", ErrNoServer, b.link.name)
 }
 
+// unanswered says whether no server has said a word to the question for a lease.
+func (b *binding) unanswered() bool {
+	return b.state == soliciting && b.best == nil && len(b.heard) == 0 && b.refusal == nil
+}
+
 // fail tells those who wait.
 func (b *binding) fail(err error) {
 	for _, w := range b.waiters {

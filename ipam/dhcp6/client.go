@@ -48,6 +48,7 @@ type Client struct {
 	owners   map[identity]*binding // also those that are being released
 	asked    map[dhcpv6.TransactionID]*binding
 	links    map[string]*link
+	silent   map[string]time.Time // by link: when it was last waited in vain for any answer there
 	schedule schedule
 	events   []Event
 	telling  bool
@@ -66,7 +67,7 @@ func New(cfg Config) *Client {
 	c := &Client{
 		cfg: cfg, open: openTap,
 		keys: map[string]*binding{}, owners: map[identity]*binding{},
-		asked: map[dhcpv6.TransactionID]*binding{}, links: map[string]*link{},
+		asked: map[dhcpv6.TransactionID]*binding{}, links: map[string]*link{}, silent: map[string]time.Time{},
 	}
 	c.ctx, c.end = context.WithCancel(context.Background())
 	c.schedule.ring = c.work
@@ -127,12 +128,45 @@ func (c *Client) acquire(ctx context.Context, ask Ask, look bool) (Lease, error)
 		}
 		c.mu.Unlock()
 	}
-	select {
-	case o := <-w:
-		return o.lease, o.err
-	case <-ctx.Done():
+	var soon <-chan time.Time
+	c.mu.Lock()
+	if c.mute(b, time.Now()) {
+		timer := time.NewTimer(brief)
+		defer timer.Stop()
+		soon = timer.C
 	}
-	return c.leave(b, w)
+	c.mu.Unlock()
+	for {
+		select {
+		case o := <-w:
+			return o.lease, o.err
+		case <-ctx.Done():
+			return c.leave(b, w)
+		case <-soon:
+			c.mu.Lock()
+			ended := c.mute(b, time.Now())
+			c.mu.Unlock()
+			if ended {
+				return c.leave(b, w)
+			}
+		}
+	}
+}
+
+// dockerd starts the containers of a network one after the other, and at its boot
+// answers nobody meanwhile: where one has waited in vain for any answer on a link, the
+// others of the next minute wait for as long as three questions take. An answer to
+// anyone there ends that.
+const (
+	lull  = time.Minute
+	brief = 3500 * time.Millisecond
+)
+
+// mute says whether nobody has answered b, and nobody else on its link of late. With
+// mu held.
+func (c *Client) mute(b *binding, now time.Time) bool {
+	since, ok := c.silent[b.link.name]
+	return ok && now.Sub(since) < lull && b.unanswered()
 }
 
 // waiter is one Acquire.
@@ -154,6 +188,9 @@ func (c *Client) leave(b *binding, w waiter) (Lease, error) {
 	}
 	b.waiters = slices.DeleteFunc(b.waiters, func(o waiter) bool { return o == w })
 	err := b.why()
+	if b.unanswered() && b.link.err == nil {
+		c.silent[b.link.name] = time.Now()
+	}
 	if len(b.waiters) == 0 && b.lease == nil {
 		b.part()
 	}
@@ -331,6 +368,7 @@ func (c *Client) hear(l *link, payload []byte, from netip.Addr) {
 	if b == nil || b.link != l || b.ask.DUID != a.client || !b.ask.known(a.server) {
 		return
 	}
+	delete(c.silent, l.name)
 	b.hear(a, time.Now())
 }
 

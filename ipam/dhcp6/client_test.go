@@ -889,3 +889,36 @@ func TestStatus(t *testing.T) {
 		}
 	})
 }
+
+// TestSilentLink: where one has waited in vain, the next ones wait briefly, until a
+// server answers.
+func TestSilentLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := w.server(1)
+		wait := func(what string, a Ask, ok bool, least, most time.Duration) {
+			t.Helper()
+			began := time.Now()
+			_, err := w.acquire(a)
+			if took := time.Since(began); (err == nil) != ok || took < least || took > most {
+				t.Errorf("%s: %v after %v", what, err, took)
+			}
+		}
+		w.set(func() { s.silent = true })
+		wait("the first", ask(1), false, 10*time.Second, 10*time.Second)
+		s.seen()
+		wait("the second", ask(2), false, brief, brief)
+		if n := len(s.seen()); n != 3 {
+			t.Errorf("it asked %d times", n)
+		}
+		time.Sleep(lull)
+		wait("a minute later", ask(3), false, 10*time.Second, 10*time.Second)
+		go func() {
+			time.Sleep(2 * time.Second)
+			w.set(func() { s.silent = false })
+		}()
+		wait("the server comes back", ask(4), true, 2*time.Second, brief+time.Second)
+		w.set(func() { s.silent = true })
+		wait("once one had an answer", ask(5), false, 10*time.Second, 10*time.Second)
+	})
+}
