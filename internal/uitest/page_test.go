@@ -518,7 +518,7 @@ func testHostile(t *testing.T, c *chromium) {
 
 func testPictures(t *testing.T) {
 	c := browse(t)
-	p := c.open(t, serve(t, office()), 1280, 1050)
+	p := c.open(t, serve(t, office()), 1280, 1080)
 	p.prefer("prefers-color-scheme", "light")
 	p.live()
 	p.click(home + ` .c[aria-label*="web"]`)
