@@ -32,6 +32,8 @@ const (
 	every = 400 * time.Millisecond
 	// share is how many times as long as a look takes it is left alone at least.
 	share = 8
+	// rarest is how long it is left alone at most.
+	rarest = 4 * time.Second
 	// longest is the longest that a look may take.
 	longest = 10 * time.Second
 	// beat is how often a stream without news says that it is there.
@@ -239,7 +241,7 @@ func (u *UI) watch(ctx context.Context) {
 			last = now
 		}
 		select {
-		case <-time.After(max(every, share*time.Since(start))):
+		case <-time.After(min(max(every, share*time.Since(start)), rarest)):
 		case <-ctx.Done():
 			return
 		}

@@ -332,19 +332,23 @@ func TestNobodyLooks(t *testing.T) {
 
 // A plugin that is slow is asked less often.
 func TestSlowPlugin(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := lan()
-		f.takes = time.Second
-		u := New(f)
-		defer u.Close()
-		_, end := watch(u)
-		time.Sleep(time.Minute)
-		if n, want := f.looks(), int((time.Minute-f.takes)/((1+share)*f.takes))+1; n != want {
-			t.Errorf("asked %d times in a minute for a second each, want %d", n, want)
-		}
-		end()
-		time.Sleep(time.Minute) // the last look comes to its end
-	})
+	for takes, pause := range map[time.Duration]time.Duration{
+		10 * time.Millisecond: every, 100 * time.Millisecond: 800 * time.Millisecond, time.Second: rarest,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := lan()
+			f.takes = takes
+			u := New(f)
+			defer u.Close()
+			_, end := watch(u)
+			time.Sleep(time.Minute)
+			if n, want := f.looks(), int((time.Minute-takes)/(takes+pause))+1; n != want {
+				t.Errorf("asked %d times in a minute for %v each, want %d", n, takes, want)
+			}
+			end()
+			time.Sleep(time.Minute) // the last look comes to its end
+		})
+	}
 }
 
 func TestTooManyLook(t *testing.T) {

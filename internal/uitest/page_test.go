@@ -229,6 +229,10 @@ func testChanges(t *testing.T, c *chromium) {
 	p.await(`document.querySelector('.c[aria-label^="192.168.50.10,"]').dataset.k === 'conflict'`)
 	p.await(`document.title.startsWith('(5) ')`)
 	l.change(func() {
+		l.networks = append(slices.Clone(l.networks), driver.NetworkState{ID: id(3), Parent: "eth0", ForeignIPAM: true, Endpoints: 3})
+	})
+	p.await(`document.querySelector('#foreign').innerText.startsWith('3 containers have addresses of another')`)
+	l.change(func() {
 		l.status.Pools = slices.Clone(l.status.Pools[:2])
 		l.addresses = slices.DeleteFunc(slices.Clone(l.addresses), func(a plugin.Address) bool { return a.Address.Is6() })
 	})
@@ -460,6 +464,9 @@ func testMany(t *testing.T, c *chromium) {
 			}
 			if got := ask[int](p, `document.querySelectorAll('*').length`); got > 8000 {
 				t.Errorf("at its middle, the page has %d elements", got)
+			}
+			if got := ask[int](p, `document.querySelectorAll('.grid [tabindex="0"]').length`); got != 1 {
+				t.Errorf("at its middle, Tab comes to %d cells", got)
 			}
 			rows := ask[[]float64](p, `[...document.querySelectorAll('.row')].slice(0, 2).map(r => r.getBoundingClientRect().height)`)
 			box := ask[[]float64](p, `(() => { const b = [...document.querySelectorAll('[role=rowgroup]')].find(b => b.children.length); return [b.offsetHeight, [...b.children].reduce((n, c) => n + c.getBoundingClientRect().height, 0)] })()`)
