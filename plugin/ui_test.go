@@ -79,7 +79,7 @@ func TestPageOnMetricsAddr(t *testing.T) {
 		t.Fatal(err)
 	}
 	res.Body.Close()
-	if res.StatusCode != http.StatusMethodNotAllowed {
+	if res.StatusCode != http.StatusNotFound {
 		t.Errorf("a call on TCP: %s", res.Status)
 	}
 

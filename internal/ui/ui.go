@@ -31,7 +31,9 @@ const (
 	// to be on the page within a second.
 	every = 400 * time.Millisecond
 	// share is how many times as long as a look takes it is left alone at least.
-	share = 5
+	share = 8
+	// rarest is how long it is left alone at most.
+	rarest = 4 * time.Second
 	// longest is the longest that a look may take.
 	longest = 10 * time.Second
 	// beat is how often a stream without news says that it is there.
@@ -102,6 +104,8 @@ func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case !u.isNamed(r.Host):
 		refuse(w, http.StatusForbidden, fmt.Sprintf("%q is no name of this page; open it by an IP address of the host, or as localhost on it", r.Host))
+	case !known && r.URL.Path != EventsPath:
+		refuse(w, http.StatusNotFound, "there is no such page; / is the one that is")
 	case r.Method != http.MethodGet:
 		w.Header().Set("Allow", http.MethodGet)
 		refuse(w, http.StatusMethodNotAllowed, "this page only shows: it takes a GET")
@@ -109,8 +113,6 @@ func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusForbidden, "another page may not read these")
 	case r.URL.Path == EventsPath:
 		u.events(w, r)
-	case !known:
-		refuse(w, http.StatusNotFound, "there is no such page; / is the one that is")
 	default:
 		text, err := page.ReadFile("page/" + file.name)
 		if err != nil {
@@ -239,7 +241,7 @@ func (u *UI) watch(ctx context.Context) {
 			last = now
 		}
 		select {
-		case <-time.After(max(every, share*time.Since(start))):
+		case <-time.After(min(max(every, share*time.Since(start)), rarest)):
 		case <-ctx.Done():
 			return
 		}

@@ -96,7 +96,8 @@ func TestAnswers(t *testing.T) {
 		{"another page", "GET", "127.0.0.1", "/etc/passwd", nil, 404, "no such page"},
 		{"a way out", "GET", "127.0.0.1", "/../ui.go", nil, 404, "no such page"},
 		{"the folder", "GET", "127.0.0.1", "/page", nil, 404, "no such page"},
-		{"a call of the plugin", "POST", "127.0.0.1", "/Underlay.Release", nil, 405, "only shows"},
+		{"a call of the plugin", "POST", "127.0.0.1", "/Underlay.Release", nil, 404, "no such page"},
+		{"a POST", "POST", "127.0.0.1", "/", nil, 405, "only shows"},
 		{"a HEAD", "HEAD", "127.0.0.1", "/", nil, 405, "only shows"},
 		{"a DELETE", "DELETE", "127.0.0.1", "/events", nil, 405, "only shows"},
 		{"OPTIONS", "OPTIONS", "127.0.0.1", "/events", map[string]string{"Origin": "http://evil.example"}, 405, "only shows"},
@@ -331,19 +332,23 @@ func TestNobodyLooks(t *testing.T) {
 
 // A plugin that is slow is asked less often.
 func TestSlowPlugin(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := lan()
-		f.takes = time.Second
-		u := New(f)
-		defer u.Close()
-		_, end := watch(u)
-		time.Sleep(time.Minute)
-		if n := f.looks(); n != 10 {
-			t.Errorf("asked %d times in a minute for a second each", n)
-		}
-		end()
-		time.Sleep(time.Minute) // the last look comes to its end
-	})
+	for takes, pause := range map[time.Duration]time.Duration{
+		10 * time.Millisecond: every, 100 * time.Millisecond: 800 * time.Millisecond, time.Second: rarest,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := lan()
+			f.takes = takes
+			u := New(f)
+			defer u.Close()
+			_, end := watch(u)
+			time.Sleep(time.Minute)
+			if n, want := f.looks(), int((time.Minute-takes)/(takes+pause))+1; n != want {
+				t.Errorf("asked %d times in a minute for %v each, want %d", n, takes, want)
+			}
+			end()
+			time.Sleep(time.Minute) // the last look comes to its end
+		})
+	}
 }
 
 func TestTooManyLook(t *testing.T) {

@@ -326,6 +326,7 @@ func (p *tab) click(selector string) {
 // picture writes what the window shows as a PNG file.
 func (p *tab) picture(file string) {
 	p.t.Helper()
+	p.do("Input.dispatchMouseEvent", object{"type": "mouseMoved", "x": 0, "y": 0})
 	var res struct{ Data string }
 	if err := json.Unmarshal(p.do("Page.captureScreenshot", object{"format": "png"}), &res); err != nil {
 		p.t.Fatal(err)

@@ -28,37 +28,48 @@ type lan struct {
 	networks  []driver.NetworkState
 	addresses []plugin.Address
 	down      string
+
+	known map[string]json.RawMessage // what has been answered since the last change
 }
 
-func (l *lan) answer(v any) (json.RawMessage, error) {
+func (l *lan) answer(what string, v any) (json.RawMessage, error) {
 	if l.down != "" {
 		return nil, errors.New(l.down)
 	}
-	return json.Marshal(v)
+	if text := l.known[what]; text != nil {
+		return text, nil
+	}
+	text, err := json.Marshal(v)
+	if l.known == nil {
+		l.known = map[string]json.RawMessage{}
+	}
+	l.known[what] = text
+	return text, err
 }
 
 func (l *lan) Status(context.Context) (json.RawMessage, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.answer(l.status)
+	return l.answer("status", l.status)
 }
 
 func (l *lan) Networks(context.Context) (json.RawMessage, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.answer(plugin.Networks{Networks: l.networks})
+	return l.answer("networks", plugin.Networks{Networks: l.networks})
 }
 
 func (l *lan) Addresses(context.Context, netip.Addr) (json.RawMessage, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.answer(plugin.Addresses{Addresses: l.addresses})
+	return l.answer("addresses", plugin.Addresses{Addresses: l.addresses})
 }
 
 // change changes it, with the lock held.
 func (l *lan) change(f func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.known = nil
 	f()
 }
 

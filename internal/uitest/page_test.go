@@ -229,6 +229,10 @@ func testChanges(t *testing.T, c *chromium) {
 	p.await(`document.querySelector('.c[aria-label^="192.168.50.10,"]').dataset.k === 'conflict'`)
 	p.await(`document.title.startsWith('(5) ')`)
 	l.change(func() {
+		l.networks = append(slices.Clone(l.networks), driver.NetworkState{ID: id(3), Parent: "eth0", ForeignIPAM: true, Endpoints: 3})
+	})
+	p.await(`document.querySelector('#foreign').innerText.startsWith('3 containers have addresses of another')`)
+	l.change(func() {
 		l.status.Pools = slices.Clone(l.status.Pools[:2])
 		l.addresses = slices.DeleteFunc(slices.Clone(l.addresses), func(a plugin.Address) bool { return a.Address.Is6() })
 	})
@@ -461,6 +465,9 @@ func testMany(t *testing.T, c *chromium) {
 			if got := ask[int](p, `document.querySelectorAll('*').length`); got > 8000 {
 				t.Errorf("at its middle, the page has %d elements", got)
 			}
+			if got := ask[int](p, `document.querySelectorAll('.grid [tabindex="0"]').length`); got != 1 {
+				t.Errorf("at its middle, Tab comes to %d cells", got)
+			}
 			rows := ask[[]float64](p, `[...document.querySelectorAll('.row')].slice(0, 2).map(r => r.getBoundingClientRect().height)`)
 			box := ask[[]float64](p, `(() => { const b = [...document.querySelectorAll('[role=rowgroup]')].find(b => b.children.length); return [b.offsetHeight, [...b.children].reduce((n, c) => n + c.getBoundingClientRect().height, 0)] })()`)
 			if rows[0] < 20 || box[0]-box[1] > 1 || box[1]-box[0] > 1 {
@@ -518,7 +525,7 @@ func testHostile(t *testing.T, c *chromium) {
 
 func testPictures(t *testing.T) {
 	c := browse(t)
-	p := c.open(t, serve(t, office()), 1280, 1050)
+	p := c.open(t, serve(t, office()), 1280, 1080)
 	p.prefer("prefers-color-scheme", "light")
 	p.live()
 	p.click(home + ` .c[aria-label*="web"]`)

@@ -517,6 +517,7 @@ function take(news, all) {
   legend()
   matters()
   parents()
+  foreign()
   details()
 }
 
@@ -667,6 +668,15 @@ function parents() {
       make('span', { class: 'state', 'data-s': p.state }, (p.state === 'up' ? '✔ ' : '✖ ') + p.state)),
     make('small', {}, [plural(p.networks, 'network', 'networks'), plural(p.endpoints, 'endpoint', 'endpoints'), p.mtu && 'MTU ' + p.mtu].filter(Boolean).join(' · '),
       p.mac && make('br'), p.mac && make('code', {}, p.mac))))))
+}
+
+// foreign says that containers of other IPAM drivers are in no grid.
+function foreign() {
+  let n = 0
+  for (const network of networks.values()) if (network.foreignIPAM) n += network.endpoints
+  $('foreign').hidden = n === 0
+  $('foreign').replaceChildren(n === 1 ? '1 container has an address' : `${count(n)} containers have addresses`,
+    ' of another IPAM driver, in no subnet here: ', make('code', {}, 'underlay endpoints'), ' lists them.')
 }
 
 // choose shows the details of an address, or none.
