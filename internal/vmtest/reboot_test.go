@@ -52,7 +52,7 @@ func (b *boot) load() bool {
 const (
 	notYoung = `^TestReinstalled$|^TestUpgrade$/previous|^TestParents$/^(flapped|VLAN|MTU|renamed|plugin|REBUILD)` +
 		`|^TestLeftovers$|^TestComposeFiles$|^TestRefusals$|^TestReachRefusals$|^TestRouteRefusals$` +
-		`|^TestVLAN(s|Order|Names)$|^TestDHCPDaemonKilled$|^TestSquatters|^TestBurst$|^TestDeb$|^TestBlind$|^TestHairpinProbes$|^TestKillPlugin$|^TestCommands$`
+		`|^TestVLAN(s|Order|Names)$|^TestDHCPDaemonKilled$|^TestSquatters|^TestBurst$|^TestDeb$|^TestBlind$|^TestHairpinProbes$|^TestKillPlugin$|^TestCommands$|^TestMoving$`
 	notOld = `^TestDHCPServers$|^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$|^TestModes$|^TestProxy$|^TestSoak$|^TestKillDaemon$|^TestDHCP(OfOneMAC|AnotherAddress)$|^TestSLAAC$|^TestDHCP6$/^(another|no|wanted)|^TestDoctor$`
 )
 
