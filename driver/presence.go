@@ -199,6 +199,9 @@ func (d *Driver) announceAgain(n *Network, e *Endpoint) {
 // arrives notes that a link has come to its container.
 func (d *Driver) arrives(n *Network, e *Endpoint) {
 	parent, inside, err := d.inside(n, e.ID, e.Sandbox)
+	if err == nil {
+		d.trust(e) // a reconcile may have looked before
+	}
 	d.update(e.ID, func(e *Endpoint) {
 		e.Arrived = true
 		if parent.Index != 0 {

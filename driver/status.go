@@ -295,7 +295,7 @@ func (d *Driver) endpointState(e *Endpoint, macs map[string]MAC) EndpointState {
 	switch {
 	case p != nil && p.lost:
 		s.State, s.Since = EndpointLost, p.doubted
-	case p != nil && !p.doubted.IsZero():
+	case p != nil && !p.doubted.IsZero() && (p.adrift || !e.starting()):
 		s.State, s.Since = EndpointDoubted, p.doubted
 	case e.Arrived:
 		s.State = EndpointRunning
