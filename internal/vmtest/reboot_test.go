@@ -52,8 +52,8 @@ func (b *boot) load() bool {
 const (
 	notYoung = `^TestReinstalled$|^TestUpgrade$/previous|^TestParents$/^(flapped|VLAN|MTU|renamed|plugin|REBUILD)` +
 		`|^TestLeftovers$|^TestComposeFiles$|^TestRefusals$|^TestReachRefusals$|^TestRouteRefusals$` +
-		`|^TestVLAN(s|Order|Names)$|^TestDHCPDaemonKilled$|^TestSquatters|^TestBurst$|^TestDeb$|^TestBlind$|^TestHairpinProbes$|^TestKillPlugin$|^TestCommands$|^TestMoving$`
-	notOld = `^TestDHCPServers$|^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$|^TestModes$|^TestProxy$|^TestSoak$|^TestKillDaemon$|^TestDHCP(OfOneMAC|AnotherAddress)$|^TestSLAAC$|^TestDHCP6$/^(another|no|wanted)|^TestDoctor$`
+		`|^TestVLAN(s|Order|Names)$|^TestDHCP(Kea|6ByMAC|DaemonKilled)$|^TestSquatters|^TestBurst$|^TestDeb$|^TestBlind$|^TestHairpinProbes$|^TestKillPlugin$|^TestCommands$|^TestMoving$`
+	notOld = `^TestDHCP(Servers|DaemonKilled)$|^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$|^TestModes$|^TestProxy$|^TestSoak$|^TestKillDaemon$|^TestDHCP(OfOneMAC|AnotherAddress)$|^TestSLAAC$|^TestDHCP6$/^(another|no|wanted)|^TestDoctor$`
 )
 
 // begin runs all tests that need no reboot and then, if any of them is asked
