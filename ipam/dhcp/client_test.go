@@ -222,6 +222,75 @@ func TestInUse(t *testing.T) {
 	})
 }
 
+// TestTwice: a server that goes by the MAC gives all of a parent's ipvlan containers
+// one address. The first keeps it, whatever becomes of the others.
+func TestTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newFake("10.0.0.1", time.Hour)
+		srv.byMAC = true
+		n := newLAN(srv)
+		c := n.client(t, Config{})
+		shared := func(key string) Ask {
+			return Ask{Key: key, Link: "eth0", MAC: hw(1), ClientID: append([]byte{0}, key...)}
+		}
+		one, err := c.try(10*time.Second, shared("one"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		quiet := func(what string) {
+			t.Helper()
+			synctest.Wait()
+			if d, r := n.count(dhcpv4.MessageTypeDecline), n.count(dhcpv4.MessageTypeRelease); d+r > 0 {
+				t.Errorf("%s: %d declined, %d released", what, d, r)
+			}
+		}
+		began := time.Now()
+		const word = "dhcp server 10.0.0.1 has given 10.0.0.100 twice: it goes by the MAC, which these containers share; tell it to go by the client identifier, or use macvlan"
+		if _, err := c.try(10*time.Second, shared("two")); err == nil || err.Error() != word || time.Since(began) > time.Second {
+			t.Errorf("%v after %s", err, time.Since(began))
+		}
+		quiet("the second")
+		if len(c.Status()) != 1 {
+			t.Errorf("%+v", c.Status())
+		}
+
+		// One that gives up before the answer is not told of it.
+		srv.set(func() {
+			srv.twist = func(_, a *dhcpv4.DHCPv4) {
+				if a.MessageType() == ack {
+					a.OpCode = dhcpv4.OpcodeBootRequest
+				}
+			}
+		})
+		if _, err := c.try(time.Second, shared("three")); err == nil {
+			t.Error("there is no answer")
+		}
+		srv.set(func() { srv.twist = nil })
+		quiet("the third")
+
+		// A container that runs, and has lost its lease: it asks again, ever less often.
+		lost := Lease{Ask: shared("four"), Terms: one.Terms, Expires: time.Now().Add(-time.Hour)}
+		lost.Addr = netip.MustParsePrefix("10.0.0.77/24")
+		if err := c.Restore([]Lease{lost}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Minute)
+		n.clear()
+		time.Sleep(10 * time.Minute)
+		if d := n.count(discover); d < 8 || d > 12 {
+			t.Errorf("%d DISCOVERs in ten minutes", d)
+		}
+		if s := c.status("four"); s.Holds || s.Trouble == nil || s.Trouble.Error() != word {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(time.Hour)
+		quiet("in the end")
+		if s := c.status("one"); !s.Holds || s.Addr != one.Addr || c.told(Changed) != 0 {
+			t.Errorf("%+v, %+v", s, c.all())
+		}
+	})
+}
+
 func TestWant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := newFake("10.0.0.1", time.Hour)

@@ -434,7 +434,12 @@ func (c *Client) granted(l *lease, now time.Time, a answer) {
 	}
 	// The LAN cannot be asked for this host's own macvlan links: the kernel passes
 	// nothing between them and the parent.
-	if o := c.holder(l.Link, got); o != nil && o != l {
+	switch o := c.holder(l.Link, got); {
+	case o == nil || o == l:
+	case bytes.Equal(o.MAC, l.MAC):
+		c.twice(l, now, got)
+		return
+	default:
 		c.checked(l, o.Key, nil)
 		return
 	}
@@ -461,6 +466,20 @@ func (c *Client) granted(l *lease, now time.Time, a answer) {
 			c.checked(l, who, err)
 		}
 	})
+}
+
+// twice is for a server that goes by the MAC, and has given l what another with that
+// MAC has. To such a server a DECLINE or a RELEASE is of the other's lease: it is not
+// told.
+func (c *Client) twice(l *lease, now time.Time, got netip.Addr) {
+	l.trouble = fmt.Errorf("dhcp server %s has given %s twice: it goes by the MAC, which these containers share; tell it to go by the client identifier, or use macvlan", l.offer.server, got)
+	if l.waiter != nil {
+		l.fail(l.trouble)
+		c.drop(l)
+		return
+	}
+	l.hint = netip.Addr{}
+	c.rest(l, now, 0)
 }
 
 // keep asks whether the previous lease is one to go on with.
@@ -620,7 +639,11 @@ func (c *Client) abandon(l *lease) {
 	case bound, renewing, rebinding:
 		t = l.Terms
 	}
-	if a := t.Addr.Addr(); a.IsValid() && t.Server.IsValid() {
+	a := t.Addr.Addr()
+	if o := c.holder(l.Link, a); o != nil && o != l && bytes.Equal(o.MAC, l.MAC) {
+		a = netip.Addr{} // as in twice
+	}
+	if a.IsValid() && t.Server.IsValid() {
 		m := l.notice(dhcpv4.MessageTypeRelease)
 		m.ClientIPAddr = a.AsSlice()
 		m.UpdateOption(dhcpv4.OptServerIdentifier(t.Server.AsSlice()))

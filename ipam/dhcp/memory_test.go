@@ -248,6 +248,7 @@ type fake struct {
 	until  map[string]time.Time
 	bad    map[netip.Addr]bool // declined
 	refuse bool                // NAK every REQUEST
+	byMAC  bool                // chaddr is who a client is, whatever its id
 	twist  func(q, a *dhcpv4.DHCPv4)
 	raw    func(frame []byte) [][]byte
 }
@@ -303,6 +304,9 @@ func (s *fake) handle(q question) {
 		return
 	}
 	id := string(q.m.Options.Get(dhcpv4.OptionClientIdentifier))
+	if s.byMAC {
+		id = string(q.m.ClientHWAddr)
+	}
 	want, _ := netip.AddrFromSlice(q.m.RequestedIPAddress().To4())
 	ci, _ := netip.AddrFromSlice(q.m.ClientIPAddr.To4())
 	to, toSet := netip.AddrFromSlice(q.m.ServerIdentifier().To4())
