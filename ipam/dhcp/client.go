@@ -280,6 +280,10 @@ func (c *Client) Restore(leases []Lease) error {
 		}
 		l.Terms, l.Granted, l.Renew, l.Rebind, l.Expires = old.Terms, old.Granted, old.Renew, old.Rebind, old.Expires
 		if !l.Addr.IsValid() || l.Expired(now) {
+			if l.Addr.IsValid() {
+				l.trouble = fmt.Errorf("dhcp lease of %s ran out while underlay was not running", l.Addr.Addr())
+				c.event(Event{What: Lost, Lease: l.Lease, Was: l.Lease, Err: l.trouble})
+			}
 			l.lost = true
 			l.hint = l.Addr.Addr()
 			l.state, l.goal = resting, selecting

@@ -607,6 +607,39 @@ func TestRestore(t *testing.T) {
 	})
 }
 
+// TestRestoreExpired: what ran out while nobody kept it is lost, once, and had again
+// when there is a server.
+func TestRestoreExpired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newFake("10.0.0.1", time.Hour)
+		n := newLAN(srv)
+		c := n.client(t, Config{})
+		l, err := c.try(10*time.Second, asker(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Forget("1")
+		srv.set(func() { srv.away = true })
+		time.Sleep(2 * time.Hour)
+		if err := c.Restore([]Lease{l}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(24 * time.Hour)
+		if e := c.last(); len(c.all()) != 1 || e.What != Lost || e.Lease.Addr != l.Addr || e.Err == nil || e.Err.Error() != "dhcp lease of 10.0.0.100 ran out while underlay was not running" {
+			t.Errorf("%+v", c.all())
+		}
+		if s := c.status("1"); s.Holds || s.Trouble == nil {
+			t.Errorf("%+v", s)
+		}
+		srv.set(func() { srv.away = false })
+		time.Sleep(2 * longest)
+		synctest.Wait()
+		if e := c.last(); len(c.all()) != 2 || e.What != Changed || e.Lease.Addr != l.Addr {
+			t.Errorf("%+v", c.all())
+		}
+	})
+}
+
 // TestForEver: a lease without end is not renewed.
 func TestForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
