@@ -232,8 +232,9 @@ func (c *Client) await(ctx context.Context, l *lease, waiter <-chan outcome) (Le
 		return o.lease, o.err
 	default:
 	}
-	if l.trouble == nil && !l.offer.server.IsValid() {
-		c.silent[l.Link] = time.Now()
+	// Who has asked for less, or has had no turn, has not heard that nobody answers.
+	if now := time.Now(); l.trouble == nil && !l.offer.server.IsValid() && !l.asked.IsZero() && now.Sub(l.asked) >= brief {
+		c.silent[l.Link] = now
 	}
 	if l.spare && l.state == selecting && l.trouble == nil && !l.previous.Expired(time.Now()) {
 		c.resume(l)

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -835,6 +836,32 @@ func TestSilentLink(t *testing.T) {
 			}
 		}
 		srv.set(func() { srv.away = true })
+		if _, err := c.try(brief-time.Millisecond, asker(8)); err == nil {
+			t.Error("nobody is there")
+		}
+		// One that has no turn, since others with its MAC wait for an answer.
+		shared := func(n int) Ask {
+			return Ask{Key: fmt.Sprint("shared", n), Link: "eth0", MAC: hw(7), ClientID: []byte{0, byte(n)}}
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		for n := range 9 {
+			wg.Go(func() { _, _ = c.Acquire(ctx, shared(n)) })
+			synctest.Wait()
+		}
+		if _, err := c.try(brief, shared(9)); err == nil {
+			t.Error("nobody is there")
+		}
+		c.Client.mu.Lock()
+		if len(c.silent) != 0 {
+			t.Error("who has not asked says that nobody answers")
+		}
+		c.Client.mu.Unlock()
+		cancel()
+		wg.Wait()
+		c.Client.mu.Lock()
+		clear(c.silent) // of those that have asked for long enough
+		c.Client.mu.Unlock()
 		wait("the first", asker(1), false, 10*time.Second, 10*time.Second)
 		n.clear()
 		wait("the second", asker(2), false, brief, brief)

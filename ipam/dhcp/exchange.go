@@ -73,6 +73,7 @@ type lease struct {
 	hint     netip.Addr // the address to ask for if there is a choice
 
 	xid    [4]byte
+	asked  time.Time // the first question of all
 	began  time.Time // the first question of this exchange
 	tries  int       // questions of this state
 	offer  answer    // in requesting, checking: what is asked for

@@ -188,8 +188,9 @@ func (c *Client) leave(b *binding, w waiter) (Lease, error) {
 	}
 	b.waiters = slices.DeleteFunc(b.waiters, func(o waiter) bool { return o == w })
 	err := b.why()
-	if b.unanswered() && b.link.err == nil {
-		c.silent[b.link.name] = time.Now()
+	// Who has asked for less has not heard that nobody answers.
+	if now := time.Now(); b.unanswered() && b.link.err == nil && b.question != nil && now.Sub(b.began) >= brief {
+		c.silent[b.link.name] = now
 	}
 	if len(b.waiters) == 0 && b.lease == nil {
 		b.part()

@@ -1,6 +1,7 @@
 package dhcp6
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net"
@@ -905,6 +906,11 @@ func TestSilentLink(t *testing.T) {
 			}
 		}
 		w.set(func() { s.silent = true })
+		short, cancel := context.WithTimeout(t.Context(), brief-time.Millisecond)
+		defer cancel()
+		if _, err := w.Acquire(short, ask(9)); !errors.Is(err, ErrNoServer) {
+			t.Error(err)
+		}
 		wait("the first", ask(1), false, 10*time.Second, 10*time.Second)
 		s.seen()
 		wait("the second", ask(2), false, brief, brief)
