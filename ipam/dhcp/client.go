@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -63,6 +64,7 @@ var errClosed = errors.New("underlay is shutting down")
 type Client struct {
 	cfg  Config
 	open func(link string) (wire, error)
+	look func(link string) int // its index; 0: nothing can be sent there
 	wg   sync.WaitGroup
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
@@ -78,6 +80,7 @@ type Client struct {
 	out    []letter         // to be sent when mu is released
 	events []Event          // to be told
 	taps   map[string]*tap
+	seen   map[string]int       // by link: what look last told
 	silent map[string]time.Time // by link: when it was last waited in vain for any answer there
 	closed bool
 }
@@ -88,6 +91,7 @@ type letter struct {
 	tap   *tap
 	frame []byte
 	join  net.HardwareAddr
+	first bool // on this link
 }
 
 // New makes a Client without leases.
@@ -95,9 +99,9 @@ func New(cfg Config) *Client { return start(cfg, openSocket) }
 
 func start(cfg Config, open func(string) (wire, error)) *Client {
 	c := &Client{
-		cfg: cfg, open: open,
+		cfg: cfg, open: open, look: sight,
 		wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
-		leases: map[string]*lease{}, ids: map[string]*lease{}, asked: map[[4]byte]*lease{}, taps: map[string]*tap{}, silent: map[string]time.Time{}, gates: map[string]*gate{},
+		leases: map[string]*lease{}, ids: map[string]*lease{}, asked: map[[4]byte]*lease{}, taps: map[string]*tap{}, seen: map[string]int{}, silent: map[string]time.Time{}, gates: map[string]*gate{},
 	}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.wg.Go(c.run)
@@ -337,20 +341,32 @@ func (c *Client) Forget(key string) {
 	}
 }
 
-// Rouse says that links have come, gone or changed: whoever waits in vain asks
-// again soon.
+// Rouse says that links have come, gone or changed: whoever asked in vain on one that
+// was away asks again soon. Pauses of which a server is the reason, and turns, are
+// not cut short: links change all the time.
 func (c *Client) Rouse() {
+	c.mu.Lock()
+	links := slices.Collect(maps.Keys(c.taps))
+	c.mu.Unlock()
+	here, came := map[string]bool{}, map[string]bool{}
+	for _, link := range links {
+		index := c.look(link)
+		c.mu.Lock()
+		here[link], came[link] = index != 0, index != 0 && index != c.seen[link]
+		c.seen[link] = index
+		c.mu.Unlock()
+	}
 	now := time.Now()
 	c.mu.Lock()
 	defer c.leave()
-	waiting := 0
+	var all []*lease
 	for _, l := range c.leases {
-		if l.asks() {
-			waiting++
+		if l.waits() && here[l.Link] && (l.unsent || came[l.Link]) {
+			all = append(all, l)
 		}
 	}
-	for _, l := range c.leases {
-		if at := now.Add(upTo(time.Duration(waiting) * time.Second / 50)); l.asks() && l.at.After(at) {
+	for _, l := range all {
+		if at := now.Add(upTo(time.Duration(len(all)) * time.Second / 50)); l.at.After(at) {
 			if l.state == selecting {
 				l.tries = 0
 			}
@@ -420,12 +436,19 @@ func (c *Client) leave() {
 	c.mu.Unlock()
 	for _, o := range out {
 		err := o.tap.send(o.frame, o.join)
-		if err == nil {
+		if err == nil && !o.first {
 			continue
 		}
+		index := 0
+		if err == nil {
+			index = c.look(o.l.Link)
+		}
 		c.mu.Lock()
-		if c.leases[o.l.Key] == o.l {
-			o.l.trouble = err
+		if o.first {
+			c.seen[o.l.Link] = index
+		}
+		if err != nil && c.leases[o.l.Key] == o.l {
+			o.l.trouble, o.l.unsent = err, true
 			if o.l.waiter != nil && errors.Is(err, errNoLink) {
 				o.l.fail(err) // no need to wait for it
 				c.drop(o.l)

@@ -513,6 +513,138 @@ func TestLinkGone(t *testing.T) {
 	})
 }
 
+// TestRouse: a link that changes has nobody ask sooner but for those whom that link
+// has kept waiting.
+func TestRouse(t *testing.T) {
+	setup := func(t *testing.T) (*fake, *lan, *client) {
+		srv := newFake("10.0.0.1", time.Hour)
+		n := newLAN(srv)
+		return srv, n, n.client(t, Config{})
+	}
+	flicker := func(c *client, seconds int) {
+		for range seconds * 10 {
+			time.Sleep(100 * time.Millisecond)
+			c.Rouse()
+		}
+	}
+	flap := func(n *lan, c *client) {
+		n.shade(true)
+		c.Rouse()
+		n.shade(false)
+		c.Rouse()
+		time.Sleep(20 * time.Millisecond)
+	}
+	// few is for as many questions, give or take some, with links that change as
+	// without.
+	few := func(t *testing.T, n *lan, c *client, seconds int) {
+		t.Helper()
+		n.clear()
+		time.Sleep(time.Duration(seconds) * time.Second)
+		calm := len(n.questions())
+		n.clear()
+		flicker(c, seconds)
+		if got := len(n.questions()); got > calm+calm/4+1 {
+			t.Errorf("%d questions with links that change, %d without", got, calm)
+		}
+	}
+	lease := func(t *testing.T, c *client) Lease {
+		t.Helper()
+		l, err := c.try(10*time.Second, asker(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	test := func(name string, f func(t *testing.T, srv *fake, n *lan, c *client)) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv, n, c := setup(t)
+				f(t, srv, n, c)
+			})
+		})
+	}
+	test("turns", func(t *testing.T, _ *fake, n *lan, c *client) {
+		n.delay = 100 * time.Millisecond
+		var wg sync.WaitGroup
+		for i := range 10 {
+			wg.Go(func() {
+				_, _ = c.try(10*time.Second, Ask{Key: fmt.Sprint(i), Link: "eth0", MAC: hw(1), ClientID: []byte{0, byte(i)}})
+			})
+		}
+		synctest.Wait()
+		c.Rouse()
+		time.Sleep(50 * time.Millisecond)
+		c.Rouse()
+		synctest.Wait()
+		if d := n.count(discover); d != 1 {
+			t.Errorf("%d questions", d)
+		}
+		flap(n, c)
+		synctest.Wait()
+		asks := map[string]bool{}
+		for _, q := range n.all(discover) {
+			asks[string(q.m.Options.Get(dhcpv4.OptionClientIdentifier))] = true
+		}
+		// Who asks again has had its turn, and the next has one.
+		if len(asks) != 2 || n.count(discover) != 3 {
+			t.Errorf("%d of one MAC ask, %d times", len(asks), n.count(discover))
+		}
+		wg.Wait()
+	})
+	test("back-off", func(t *testing.T, srv *fake, n *lan, c *client) {
+		l := lease(t, c)
+		srv.set(func() { srv.away = true })
+		time.Sleep(time.Until(l.Expires.Add(5 * time.Minute)))
+		few(t, n, c, 600)
+	})
+	test("refusals", func(t *testing.T, srv *fake, n *lan, c *client) {
+		l := lease(t, c)
+		srv.set(func() { srv.refuse = true })
+		time.Sleep(time.Until(l.Expires.Add(5 * time.Minute)))
+		few(t, n, c, 600)
+	})
+	test("declines", func(t *testing.T, _ *fake, n *lan, c *client) {
+		c.cfg.Check = func(context.Context, string, netip.Addr, net.HardwareAddr) (net.HardwareAddr, error) {
+			return hw(99), nil
+		}
+		go func() { _, _ = c.try(20*time.Second, asker(1)) }()
+		time.Sleep(100 * time.Millisecond)
+		for range 8 {
+			flicker(c, 1)
+			flap(n, c)
+		}
+		if d := n.count(dhcpv4.MessageTypeDecline); d != declines+1 {
+			t.Errorf("%d declined", d)
+		}
+		time.Sleep(20 * time.Second)
+	})
+	test("no carrier", func(t *testing.T, _ *fake, n *lan, c *client) {
+		l := lease(t, c)
+		n.shade(true)
+		c.Rouse()
+		time.Sleep(time.Until(l.Expires.Add(5 * time.Minute)))
+		few(t, n, c, 600)
+		time.Sleep(70 * time.Second)
+		n.shade(false)
+		c.Rouse()
+		time.Sleep(100 * time.Millisecond)
+		if s := c.status("1"); !s.Holds {
+			t.Errorf("%+v", s)
+		}
+	})
+	test("no link", func(t *testing.T, _ *fake, n *lan, c *client) {
+		l := lease(t, c)
+		n.cut(errDown)
+		time.Sleep(time.Until(l.Expires.Add(5 * time.Minute)))
+		n.mend()
+		c.Rouse()
+		time.Sleep(100 * time.Millisecond)
+		if s := c.status("1"); !s.Holds {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 func TestDiscover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newLAN(newFake("10.0.0.1", time.Hour))

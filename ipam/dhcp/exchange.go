@@ -85,6 +85,7 @@ type lease struct {
 	place int       // in Client.queue; -1: nothing is
 
 	trouble  error
+	unsent   bool         // the last question could not be sent
 	waiter   chan outcome // nil if nobody waits
 	cancel   context.CancelFunc
 	declined int
@@ -115,6 +116,11 @@ func (l *lease) holds() bool { return l.state >= bound }
 
 // asks says whether an answer, or the time to ask again, is waited for.
 func (l *lease) asks() bool { return l.state != bound && l.state != checking }
+
+// waits says whether an answer is waited for, of which none has come.
+func (l *lease) waits() bool {
+	return l.asks() && l.state != resting && l.nak == nil && l.refuse == nil
+}
 
 // All of the following is with mu held.
 
@@ -194,6 +200,7 @@ func (c *Client) ask(l *lease, now time.Time) {
 		pause = half(now, l.Rebind, l.Expires)
 	}
 	l.tries++
+	l.unsent = false
 	c.send(l, to, dst, src, m)
 	c.due(l, now.Add(pause))
 }
@@ -253,6 +260,9 @@ func (c *Client) send(l *lease, to net.HardwareAddr, dst, src netip.Addr, m *dhc
 	// since the kernel takes the lock of all changes of links for it.
 	if l.asks() && !l.holds() && l.tries > 1 {
 		o.join = l.MAC
+	}
+	if _, known := c.seen[l.Link]; !known {
+		o.first, c.seen[l.Link] = true, 0
 	}
 	c.out = append(c.out, o)
 }
