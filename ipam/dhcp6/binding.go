@@ -590,17 +590,20 @@ func (b *binding) resume(now time.Time, window time.Duration) {
 	}
 }
 
-// rouse is for a link that is there again.
+// rouse is for a link that is there again. The pause after a refusal or a decline is
+// not cut short: links may come and go all the time.
 func (b *binding) rouse(now time.Time, window time.Duration) {
 	at := now.Add(upTo(window))
 	switch b.state {
 	case bound, confirming:
 		b.turn(confirming, at)
 	case soliciting, requesting:
+		if b.question == nil {
+			return // it is due
+		}
 		if len(b.waiters) > 0 {
 			at = now
 		}
-		b.fails = 0
 		b.turn(soliciting, at)
 	case renewing, rebinding:
 		b.turn(b.state, at)

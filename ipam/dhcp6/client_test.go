@@ -627,6 +627,39 @@ func TestReplaced(t *testing.T) {
 	})
 }
 
+// TestRefusedFlicker: a link that comes and goes does not have a server that refuses
+// asked all the time.
+func TestRefusedFlicker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := w.server(1)
+		l := w.must(ask(1))
+		s.set(func() {
+			s.reply = func(a, m *dhcpv6.Message) *dhcpv6.Message {
+				if m.MessageType == dhcpv6.MessageTypeRequest {
+					a.Options.Del(dhcpv6.OptionIANA)
+					a.AddOption(&dhcpv6.OptStatusCode{StatusCode: iana.StatusNoAddrsAvail})
+				}
+				return a
+			}
+			s.declined[l.Addr] = true
+		})
+		w.Decline("c1", errors.New("the container says so"))
+		time.Sleep(time.Hour)
+		s.seen()
+		time.Sleep(10 * time.Minute)
+		calm := len(s.seen())
+		for range 120 {
+			w.unplug()
+			w.plug()
+			time.Sleep(5 * time.Second)
+		}
+		if got := len(s.seen()); calm == 0 || got > calm+calm/4+2 {
+			t.Errorf("%d questions while the link flickers, %d while it does not", got, calm)
+		}
+	})
+}
+
 // TestUnplugged: without a link for a day; back soon after it.
 func TestUnplugged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
