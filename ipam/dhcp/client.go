@@ -76,6 +76,7 @@ type Client struct {
 	ids    map[string]*lease  // by link and client id
 	asked  map[[4]byte]*lease // by the transaction id that is under way
 	queue  queue
+	clock  clock
 	gates  map[string]*gate // by link, of those where anyone asks
 	out    []letter         // to be sent when mu is released
 	events []Event          // to be told
@@ -264,10 +265,11 @@ func (c *Client) mute(l *lease, now time.Time) bool {
 // ask at once. Those that are kept already are passed over; the error says which
 // could not be taken.
 func (c *Client) Restore(leases []Lease) error {
-	now := time.Now()
 	var errs []error
 	c.mu.Lock()
 	defer c.leave()
+	c.follow()
+	now := time.Now()
 	// As many a second as a small server bears.
 	spread := time.Duration(len(leases)) * time.Second / 50
 	for _, old := range leases {
@@ -284,6 +286,8 @@ func (c *Client) Restore(leases []Lease) error {
 			continue
 		}
 		l.Terms, l.Granted, l.Renew, l.Rebind, l.Expires = old.Terms, old.Granted, old.Renew, old.Rebind, old.Expires
+		early := max(l.Granted.Sub(now), 0)
+		l.shift(-early)
 		if !l.Addr.IsValid() || l.Expired(now) {
 			if l.Addr.IsValid() {
 				l.trouble = fmt.Errorf("dhcp lease of %s ran out while underlay was not running", l.Addr.Addr())
@@ -298,7 +302,7 @@ func (c *Client) Restore(leases []Lease) error {
 		l.state = bound
 		switch {
 		case l.Expires.IsZero():
-		case now.Before(l.Renew):
+		case now.Before(l.Renew) && early == 0: // else the clock was set back since
 			c.due(l, l.Renew)
 		case now.Before(l.Rebind):
 			c.due(l, now.Add(upTo(min(spread, l.Rebind.Sub(now)/2))))
@@ -485,18 +489,18 @@ func (c *Client) run() {
 		case <-timer.C:
 		}
 		c.mu.Lock()
+		c.follow()
 		now := time.Now()
 		for n := 0; len(c.queue) > 0 && !c.queue[0].at.After(now) && n < 64; n++ {
 			l := c.queue[0]
 			c.idle(l)
 			c.tick(l, now)
 		}
-		rest := time.Hour
+		timer.Stop()
 		if len(c.queue) > 0 {
-			rest = time.Until(c.queue[0].at)
+			timer.Reset(min(time.Until(c.queue[0].at), nap))
 		}
 		c.leave()
-		timer.Reset(rest)
 	}
 }
 

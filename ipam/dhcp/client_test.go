@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -1017,5 +1018,123 @@ func TestSilentLink(t *testing.T) {
 		wait("the server comes back", asker(5), true, 0, brief)
 		srv.set(func() { srv.away = true })
 		wait("once one had an answer", asker(6), false, 10*time.Second, 10*time.Second)
+	})
+}
+
+// jump has all that the client remembers be as after a change of the host's clock.
+func (c *client) jump(d time.Duration) {
+	c.Client.mu.Lock()
+	defer c.Client.mu.Unlock()
+	for _, l := range c.leases {
+		l.shift(-d)
+		l.at = l.at.Add(-d)
+	}
+	c.clock.wall = c.clock.wall.Add(-d)
+}
+
+// TestClock: time that the host has slept counts, and a clock that is set back keeps
+// no lease from its renewal.
+func TestClock(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		jump time.Duration
+		asks int // within a minute
+		told []What
+	}{
+		{"as it was", 0, 0, nil},
+		{"asleep for a while", 2 * time.Minute, 0, nil},
+		{"asleep past T1", 35 * time.Minute, 1, []What{Renewed}},
+		{"asleep past T2", 45 * time.Minute, 1, []What{Late, Renewed}},
+		{"asleep for too long", 8 * time.Hour, 2, []What{Lost, Changed}},
+		{"set back a little", -time.Minute, 0, nil},
+		{"set back by a day", -24 * time.Hour, 0, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newLAN(newFake("10.0.0.1", time.Hour))
+				c := n.client(t, Config{})
+				l, err := c.try(10*time.Second, asker(1))
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(10 * time.Minute)
+				n.clear()
+				c.jump(test.jump)
+				time.Sleep(nap + 100*time.Millisecond)
+				synctest.Wait()
+				var told []What
+				for _, e := range c.all() {
+					told = append(told, e.What)
+				}
+				if !slices.Equal(told, test.told) || len(n.questions()) != test.asks {
+					t.Errorf("%d questions, told %v", len(n.questions()), told)
+				}
+				time.Sleep(20 * time.Minute)
+				if s := c.status("1"); !s.Holds || s.Addr != l.Addr || test.told == nil && c.told(Renewed) != 1 {
+					t.Errorf("%+v, told %+v", s, c.all())
+				}
+			})
+		})
+	}
+}
+
+// TestWall: what is kept goes by the host's clock. It is not in a bubble, whose times
+// have no other.
+func TestWall(t *testing.T) {
+	c := newLAN(newFake("10.0.0.1", time.Hour)).client(t, Config{})
+	l, err := c.try(10*time.Second, asker(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := l
+	other.Ask = asker(2)
+	other.Expires = time.Now().Add(time.Hour)
+	over := l
+	over.Ask = asker(3)
+	over.Expires = time.Now()
+	if err := c.Restore([]Lease{other, over}); err != nil {
+		t.Fatal(err)
+	}
+	c.Client.mu.Lock()
+	defer c.Client.mu.Unlock()
+	for _, l := range c.leases {
+		for _, at := range []time.Time{l.Granted, l.Renew, l.Rebind, l.Expires, l.at} {
+			if at != at.Round(0) {
+				t.Errorf("%s goes by the clock that sleeps", at)
+			}
+		}
+	}
+}
+
+// TestRestoreEarly: leases that seem to have been granted in the future, since the
+// clock was set back, are asked for soon.
+func TestRestoreEarly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newFake("10.0.0.1", time.Hour)
+		c := newLAN(srv).client(t, Config{})
+		l, err := c.try(10*time.Second, asker(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Forget("1")
+		l.shift(24 * time.Hour)
+		if err := c.Restore([]Lease{l}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if s := c.status("1"); c.told(Renewed) != 1 || !s.Holds || time.Until(s.Expires) > time.Hour {
+			t.Errorf("%+v, told %+v", s, c.all())
+		}
+		// Nor are they kept for longer than they were granted for.
+		c.Forget("1")
+		srv.set(func() { srv.away = true })
+		if err := c.Restore([]Lease{l}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if c.status("1").Holds || c.last().What != Lost {
+			t.Errorf("told %+v", c.all())
+		}
 	})
 }

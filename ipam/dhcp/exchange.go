@@ -516,6 +516,7 @@ func (c *Client) resume(l *lease) {
 	c.quiet(l)
 	c.done(l, time.Now())
 	l.Terms, l.Granted, l.Renew, l.Rebind, l.Expires = p.Terms, p.Granted, p.Renew, p.Rebind, p.Expires
+	l.shift(0)
 	l.state, l.waiter, l.previous = bound, nil, nil
 	l.trouble = fmt.Errorf("no dhcp server answers on %s: %s is gone on with", l.Link, l.Addr.Addr())
 	if c.cfg.Log != nil {
@@ -577,6 +578,8 @@ func (c *Client) decline(l *lease, t Terms, why string) {
 
 // bind begins the life of what was given.
 func (c *Client) bind(l *lease, now time.Time) {
+	c.follow()
+	now = now.Round(0)
 	was := l.Lease
 	c.quiet(l)
 	l.Terms = l.offer.terms

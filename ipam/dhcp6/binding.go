@@ -424,6 +424,7 @@ func (b *binding) check(l *Lease, now time.Time) {
 		if b.pending != l {
 			return
 		}
+		c.follow()
 		b.pending = nil
 		if err != nil && c.cfg.Log != nil {
 			c.cfg.Log.WithField("link", b.link.name).Warnf("whether %s is free could not be asked: %v", l.Addr, err)

@@ -49,6 +49,7 @@ type Client struct {
 	asked    map[dhcpv6.TransactionID]*binding
 	links    map[string]*link
 	silent   map[string]time.Time // by link: when it was last waited in vain for any answer there
+	clock    clock
 	schedule schedule
 	events   []Event
 	telling  bool
@@ -240,6 +241,7 @@ func (c *Client) binding(ask Ask) (*binding, error) {
 func (c *Client) Restore(leases []Lease) error {
 	var errs []error
 	c.mu.Lock()
+	c.follow()
 	now := time.Now()
 	seen := map[*link]bool{}
 	for i := range leases {
@@ -260,6 +262,7 @@ func (c *Client) Restore(leases []Lease) error {
 			continue
 		}
 		seen[b.link] = true
+		l.shift(0)
 		b.lease = &l
 		b.resume(now, spread(len(leases)))
 	}
@@ -346,6 +349,7 @@ func (c *Client) Close() {
 func (c *Client) work() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.follow()
 	now := time.Now()
 	for {
 		b := c.schedule.next(now)
@@ -370,6 +374,7 @@ func (c *Client) hear(l *link, payload []byte, from netip.Addr) {
 		return
 	}
 	delete(c.silent, l.name)
+	c.follow()
 	b.hear(a, time.Now())
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"reflect"
@@ -961,3 +962,89 @@ func TestSilentLink(t *testing.T) {
 		wait("once one had an answer", ask(5), false, 10*time.Second, 10*time.Second)
 	})
 }
+
+// jump has all that the client remembers be as after a change of the host's clock.
+func (w *world) jump(d time.Duration) {
+	w.Client.mu.Lock()
+	defer w.Client.mu.Unlock()
+	for _, b := range w.owners {
+		b.lease.shift(-d)
+		b.due = b.due.Add(-d)
+	}
+	w.clock.wall = w.clock.wall.Add(-d)
+}
+
+// TestClock: time that the host has slept counts, and a clock that is set back keeps
+// no lease from its renewal.
+func TestClock(t *testing.T) {
+	hour := time.Hour
+	tests := []struct {
+		name string
+		jump time.Duration
+		seen string // within two minutes
+		told string
+	}{
+		{"as it was", 0, "", ""},
+		{"asleep for a while", 2 * time.Minute, "", ""},
+		{"asleep past T1", 35 * time.Minute, "RENEW 2001:db8:1::1", "renewed "},
+		{"asleep past T2", 45 * time.Minute, "REBIND 2001:db8:1::1", "late renewed "},
+		{"asleep for too long", 8 * hour, "SOLICIT 2001:db8:1::1 REQUEST 2001:db8:1::1", "lost changed "},
+		{"set back a little", -time.Minute, "", ""},
+		{"set back by a day", -24 * hour, "", ""},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				s := w.server(1)
+				l := w.must(ask(1))
+				time.Sleep(10 * time.Minute)
+				s.seen()
+				if test.jump > hour/2 { // the server has not slept
+					s.set(func() { s.leases = map[string]leased{keyOf(l): {addr: l.Addr}} })
+				}
+				w.jump(test.jump)
+				time.Sleep(2 * time.Minute)
+				if got := strings.Join(s.seen(), " "); got != test.seen {
+					t.Errorf("the server saw %q", got)
+				}
+				if got := w.whats(); got != test.told {
+					t.Errorf("told %q", got)
+				}
+				// T1 is 20 minutes from the jump, a tenth of the time until T2 later at most.
+				time.Sleep(20 * time.Minute)
+				if got := strings.Join(s.seen(), " "); test.told == "" && got != "RENEW 2001:db8:1::1" {
+					t.Errorf("later the server saw %q", got)
+				}
+				if len(w.leases()) != 1 {
+					t.Errorf("%+v", w.Leases())
+				}
+			})
+		})
+	}
+}
+
+// TestWall: what is kept goes by the host's clock. It is not in a bubble, whose times
+// have no other.
+func TestWall(t *testing.T) {
+	w := newWorld(t)
+	w.server(1).preference = 255
+	l := w.must(ask(1))
+	l.Ask = ask(2)
+	l.Expires = time.Now().Add(time.Hour)
+	if err := w.Restore([]Lease{l}); err != nil {
+		t.Fatal(err)
+	}
+	w.Client.mu.Lock()
+	defer w.Client.mu.Unlock()
+	for _, b := range w.keys {
+		for _, at := range []time.Time{b.lease.Granted, b.lease.Renew, b.lease.Rebind, b.lease.Preferred, b.lease.Expires, b.due} {
+			if at != at.Round(0) {
+				t.Errorf("%s goes by the clock that sleeps", at)
+			}
+		}
+	}
+}
+
+// keyOf is what a server knows a lease by.
+func keyOf(l Lease) string { return fmt.Sprintf("%s/%d", l.DUID, l.IAID) }
