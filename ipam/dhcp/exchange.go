@@ -451,7 +451,7 @@ func (c *Client) granted(l *lease, now time.Time, a answer) {
 		c.twice(l, now, got)
 		return
 	default:
-		c.checked(l, o.Key, nil)
+		c.checked(l, o.MAC.String(), nil)
 		return
 	}
 	if c.cfg.Check == nil {
