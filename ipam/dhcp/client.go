@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -63,6 +64,7 @@ var errClosed = errors.New("underlay is shutting down")
 type Client struct {
 	cfg  Config
 	open func(link string) (wire, error)
+	look func(link string) int // its index; 0: nothing can be sent there
 	wg   sync.WaitGroup
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
@@ -74,10 +76,12 @@ type Client struct {
 	ids    map[string]*lease  // by link and client id
 	asked  map[[4]byte]*lease // by the transaction id that is under way
 	queue  queue
+	clock  clock
 	gates  map[string]*gate // by link, of those where anyone asks
 	out    []letter         // to be sent when mu is released
 	events []Event          // to be told
 	taps   map[string]*tap
+	seen   map[string]int       // by link: what look last told
 	silent map[string]time.Time // by link: when it was last waited in vain for any answer there
 	closed bool
 }
@@ -88,6 +92,7 @@ type letter struct {
 	tap   *tap
 	frame []byte
 	join  net.HardwareAddr
+	first bool // on this link
 }
 
 // New makes a Client without leases.
@@ -95,9 +100,9 @@ func New(cfg Config) *Client { return start(cfg, openSocket) }
 
 func start(cfg Config, open func(string) (wire, error)) *Client {
 	c := &Client{
-		cfg: cfg, open: open,
+		cfg: cfg, open: open, look: sight,
 		wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
-		leases: map[string]*lease{}, ids: map[string]*lease{}, asked: map[[4]byte]*lease{}, taps: map[string]*tap{}, silent: map[string]time.Time{}, gates: map[string]*gate{},
+		leases: map[string]*lease{}, ids: map[string]*lease{}, asked: map[[4]byte]*lease{}, taps: map[string]*tap{}, seen: map[string]int{}, silent: map[string]time.Time{}, gates: map[string]*gate{},
 	}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.wg.Go(c.run)
@@ -232,8 +237,9 @@ func (c *Client) await(ctx context.Context, l *lease, waiter <-chan outcome) (Le
 		return o.lease, o.err
 	default:
 	}
-	if l.trouble == nil && !l.offer.server.IsValid() {
-		c.silent[l.Link] = time.Now()
+	// Who has asked for less, or has had no turn, has not heard that nobody answers.
+	if now := time.Now(); l.trouble == nil && !l.offer.server.IsValid() && !l.asked.IsZero() && now.Sub(l.asked) >= brief {
+		c.silent[l.Link] = now
 	}
 	if l.spare && l.state == selecting && l.trouble == nil && !l.previous.Expired(time.Now()) {
 		c.resume(l)
@@ -259,10 +265,11 @@ func (c *Client) mute(l *lease, now time.Time) bool {
 // ask at once. Those that are kept already are passed over; the error says which
 // could not be taken.
 func (c *Client) Restore(leases []Lease) error {
-	now := time.Now()
 	var errs []error
 	c.mu.Lock()
 	defer c.leave()
+	c.follow()
+	now := time.Now()
 	// As many a second as a small server bears.
 	spread := time.Duration(len(leases)) * time.Second / 50
 	for _, old := range leases {
@@ -279,7 +286,13 @@ func (c *Client) Restore(leases []Lease) error {
 			continue
 		}
 		l.Terms, l.Granted, l.Renew, l.Rebind, l.Expires = old.Terms, old.Granted, old.Renew, old.Rebind, old.Expires
+		early := max(l.Granted.Sub(now), 0)
+		l.shift(-early)
 		if !l.Addr.IsValid() || l.Expired(now) {
+			if l.Addr.IsValid() {
+				l.trouble = fmt.Errorf("dhcp lease of %s ran out while underlay was not running", l.Addr.Addr())
+				c.event(Event{What: Lost, Lease: l.Lease, Was: l.Lease, Err: l.trouble})
+			}
 			l.lost = true
 			l.hint = l.Addr.Addr()
 			l.state, l.goal = resting, selecting
@@ -289,7 +302,7 @@ func (c *Client) Restore(leases []Lease) error {
 		l.state = bound
 		switch {
 		case l.Expires.IsZero():
-		case now.Before(l.Renew):
+		case now.Before(l.Renew) && early == 0: // else the clock was set back since
 			c.due(l, l.Renew)
 		case now.Before(l.Rebind):
 			c.due(l, now.Add(upTo(min(spread, l.Rebind.Sub(now)/2))))
@@ -332,20 +345,32 @@ func (c *Client) Forget(key string) {
 	}
 }
 
-// Rouse says that links have come, gone or changed: whoever waits in vain asks
-// again soon.
+// Rouse says that links have come, gone or changed: whoever asked in vain on one that
+// was away asks again soon. Pauses of which a server is the reason, and turns, are
+// not cut short: links change all the time.
 func (c *Client) Rouse() {
+	c.mu.Lock()
+	links := slices.Collect(maps.Keys(c.taps))
+	c.mu.Unlock()
+	here, came := map[string]bool{}, map[string]bool{}
+	for _, link := range links {
+		index := c.look(link)
+		c.mu.Lock()
+		here[link], came[link] = index != 0, index != 0 && index != c.seen[link]
+		c.seen[link] = index
+		c.mu.Unlock()
+	}
 	now := time.Now()
 	c.mu.Lock()
 	defer c.leave()
-	waiting := 0
+	var all []*lease
 	for _, l := range c.leases {
-		if l.asks() {
-			waiting++
+		if l.waits() && here[l.Link] && (l.unsent || came[l.Link]) {
+			all = append(all, l)
 		}
 	}
-	for _, l := range c.leases {
-		if at := now.Add(upTo(time.Duration(waiting) * time.Second / 50)); l.asks() && l.at.After(at) {
+	for _, l := range all {
+		if at := now.Add(upTo(time.Duration(len(all)) * time.Second / 50)); l.at.After(at) {
 			if l.state == selecting {
 				l.tries = 0
 			}
@@ -415,12 +440,19 @@ func (c *Client) leave() {
 	c.mu.Unlock()
 	for _, o := range out {
 		err := o.tap.send(o.frame, o.join)
-		if err == nil {
+		if err == nil && !o.first {
 			continue
 		}
+		index := 0
+		if err == nil {
+			index = c.look(o.l.Link)
+		}
 		c.mu.Lock()
-		if c.leases[o.l.Key] == o.l {
-			o.l.trouble = err
+		if o.first {
+			c.seen[o.l.Link] = index
+		}
+		if err != nil && c.leases[o.l.Key] == o.l {
+			o.l.trouble, o.l.unsent = err, true
 			if o.l.waiter != nil && errors.Is(err, errNoLink) {
 				o.l.fail(err) // no need to wait for it
 				c.drop(o.l)
@@ -457,18 +489,18 @@ func (c *Client) run() {
 		case <-timer.C:
 		}
 		c.mu.Lock()
+		c.follow()
 		now := time.Now()
 		for n := 0; len(c.queue) > 0 && !c.queue[0].at.After(now) && n < 64; n++ {
 			l := c.queue[0]
 			c.idle(l)
 			c.tick(l, now)
 		}
-		rest := time.Hour
+		timer.Stop()
 		if len(c.queue) > 0 {
-			rest = time.Until(c.queue[0].at)
+			timer.Reset(min(time.Until(c.queue[0].at), nap))
 		}
 		c.leave()
-		timer.Reset(rest)
 	}
 }
 

@@ -9,7 +9,9 @@ import (
 	"net/netip"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -218,6 +220,75 @@ func TestInUse(t *testing.T) {
 		ask.Want = netip.MustParseAddr("10.0.0.150")
 		if _, err = c.try(10*time.Second, ask); err == nil || !strings.Contains(err.Error(), "gives 10.0.0.150, which 02:00:00:00:00:09 has") {
 			t.Error(err)
+		}
+	})
+}
+
+// TestTwice: a server that goes by the MAC gives all of a parent's ipvlan containers
+// one address. The first keeps it, whatever becomes of the others.
+func TestTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newFake("10.0.0.1", time.Hour)
+		srv.byMAC = true
+		n := newLAN(srv)
+		c := n.client(t, Config{})
+		shared := func(key string) Ask {
+			return Ask{Key: key, Link: "eth0", MAC: hw(1), ClientID: append([]byte{0}, key...)}
+		}
+		one, err := c.try(10*time.Second, shared("one"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		quiet := func(what string) {
+			t.Helper()
+			synctest.Wait()
+			if d, r := n.count(dhcpv4.MessageTypeDecline), n.count(dhcpv4.MessageTypeRelease); d+r > 0 {
+				t.Errorf("%s: %d declined, %d released", what, d, r)
+			}
+		}
+		began := time.Now()
+		const word = "dhcp server 10.0.0.1 has given 10.0.0.100 twice: it goes by the MAC, which these containers share; tell it to go by the client identifier, or use macvlan"
+		if _, err := c.try(10*time.Second, shared("two")); err == nil || err.Error() != word || time.Since(began) > time.Second {
+			t.Errorf("%v after %s", err, time.Since(began))
+		}
+		quiet("the second")
+		if len(c.Status()) != 1 {
+			t.Errorf("%+v", c.Status())
+		}
+
+		// One that gives up before the answer is not told of it.
+		srv.set(func() {
+			srv.twist = func(_, a *dhcpv4.DHCPv4) {
+				if a.MessageType() == ack {
+					a.OpCode = dhcpv4.OpcodeBootRequest
+				}
+			}
+		})
+		if _, err := c.try(time.Second, shared("three")); err == nil {
+			t.Error("there is no answer")
+		}
+		srv.set(func() { srv.twist = nil })
+		quiet("the third")
+
+		// A container that runs, and has lost its lease: it asks again, ever less often.
+		lost := Lease{Ask: shared("four"), Terms: one.Terms, Expires: time.Now().Add(-time.Hour)}
+		lost.Addr = netip.MustParsePrefix("10.0.0.77/24")
+		if err := c.Restore([]Lease{lost}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Minute)
+		n.clear()
+		time.Sleep(10 * time.Minute)
+		if d := n.count(discover); d < 8 || d > 12 {
+			t.Errorf("%d DISCOVERs in ten minutes", d)
+		}
+		if s := c.status("four"); s.Holds || s.Trouble == nil || s.Trouble.Error() != word {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(time.Hour)
+		quiet("in the end")
+		if s := c.status("one"); !s.Holds || s.Addr != one.Addr || c.told(Changed) != 0 {
+			t.Errorf("%+v, %+v", s, c.all())
 		}
 	})
 }
@@ -443,6 +514,138 @@ func TestLinkGone(t *testing.T) {
 	})
 }
 
+// TestRouse: a link that changes has nobody ask sooner but for those whom that link
+// has kept waiting.
+func TestRouse(t *testing.T) {
+	setup := func(t *testing.T) (*fake, *lan, *client) {
+		srv := newFake("10.0.0.1", time.Hour)
+		n := newLAN(srv)
+		return srv, n, n.client(t, Config{})
+	}
+	flicker := func(c *client, seconds int) {
+		for range seconds * 10 {
+			time.Sleep(100 * time.Millisecond)
+			c.Rouse()
+		}
+	}
+	flap := func(n *lan, c *client) {
+		n.shade(true)
+		c.Rouse()
+		n.shade(false)
+		c.Rouse()
+		time.Sleep(20 * time.Millisecond)
+	}
+	// few is for as many questions, give or take some, with links that change as
+	// without.
+	few := func(t *testing.T, n *lan, c *client, seconds int) {
+		t.Helper()
+		n.clear()
+		time.Sleep(time.Duration(seconds) * time.Second)
+		calm := len(n.questions())
+		n.clear()
+		flicker(c, seconds)
+		if got := len(n.questions()); got > calm+calm/4+1 {
+			t.Errorf("%d questions with links that change, %d without", got, calm)
+		}
+	}
+	lease := func(t *testing.T, c *client) Lease {
+		t.Helper()
+		l, err := c.try(10*time.Second, asker(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	test := func(name string, f func(t *testing.T, srv *fake, n *lan, c *client)) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv, n, c := setup(t)
+				f(t, srv, n, c)
+			})
+		})
+	}
+	test("turns", func(t *testing.T, _ *fake, n *lan, c *client) {
+		n.delay = 100 * time.Millisecond
+		var wg sync.WaitGroup
+		for i := range 10 {
+			wg.Go(func() {
+				_, _ = c.try(10*time.Second, Ask{Key: fmt.Sprint(i), Link: "eth0", MAC: hw(1), ClientID: []byte{0, byte(i)}})
+			})
+		}
+		synctest.Wait()
+		c.Rouse()
+		time.Sleep(50 * time.Millisecond)
+		c.Rouse()
+		synctest.Wait()
+		if d := n.count(discover); d != 1 {
+			t.Errorf("%d questions", d)
+		}
+		flap(n, c)
+		synctest.Wait()
+		asks := map[string]bool{}
+		for _, q := range n.all(discover) {
+			asks[string(q.m.Options.Get(dhcpv4.OptionClientIdentifier))] = true
+		}
+		// Who asks again has had its turn, and the next has one.
+		if len(asks) != 2 || n.count(discover) != 3 {
+			t.Errorf("%d of one MAC ask, %d times", len(asks), n.count(discover))
+		}
+		wg.Wait()
+	})
+	test("back-off", func(t *testing.T, srv *fake, n *lan, c *client) {
+		l := lease(t, c)
+		srv.set(func() { srv.away = true })
+		time.Sleep(time.Until(l.Expires.Add(5 * time.Minute)))
+		few(t, n, c, 600)
+	})
+	test("refusals", func(t *testing.T, srv *fake, n *lan, c *client) {
+		l := lease(t, c)
+		srv.set(func() { srv.refuse = true })
+		time.Sleep(time.Until(l.Expires.Add(5 * time.Minute)))
+		few(t, n, c, 600)
+	})
+	test("declines", func(t *testing.T, _ *fake, n *lan, c *client) {
+		c.cfg.Check = func(context.Context, string, netip.Addr, net.HardwareAddr) (net.HardwareAddr, error) {
+			return hw(99), nil
+		}
+		go func() { _, _ = c.try(20*time.Second, asker(1)) }()
+		time.Sleep(100 * time.Millisecond)
+		for range 8 {
+			flicker(c, 1)
+			flap(n, c)
+		}
+		if d := n.count(dhcpv4.MessageTypeDecline); d != declines+1 {
+			t.Errorf("%d declined", d)
+		}
+		time.Sleep(20 * time.Second)
+	})
+	test("no carrier", func(t *testing.T, _ *fake, n *lan, c *client) {
+		l := lease(t, c)
+		n.shade(true)
+		c.Rouse()
+		time.Sleep(time.Until(l.Expires.Add(5 * time.Minute)))
+		few(t, n, c, 600)
+		time.Sleep(70 * time.Second)
+		n.shade(false)
+		c.Rouse()
+		time.Sleep(100 * time.Millisecond)
+		if s := c.status("1"); !s.Holds {
+			t.Errorf("%+v", s)
+		}
+	})
+	test("no link", func(t *testing.T, _ *fake, n *lan, c *client) {
+		l := lease(t, c)
+		n.cut(errDown)
+		time.Sleep(time.Until(l.Expires.Add(5 * time.Minute)))
+		n.mend()
+		c.Rouse()
+		time.Sleep(100 * time.Millisecond)
+		if s := c.status("1"); !s.Holds {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 func TestDiscover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newLAN(newFake("10.0.0.1", time.Hour))
@@ -534,6 +737,39 @@ func TestRestore(t *testing.T) {
 				t.Errorf("%s: %d questions within 0.1 s", test.name, most)
 			}
 			old = c.Leases()
+		}
+	})
+}
+
+// TestRestoreExpired: what ran out while nobody kept it is lost, once, and had again
+// when there is a server.
+func TestRestoreExpired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newFake("10.0.0.1", time.Hour)
+		n := newLAN(srv)
+		c := n.client(t, Config{})
+		l, err := c.try(10*time.Second, asker(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Forget("1")
+		srv.set(func() { srv.away = true })
+		time.Sleep(2 * time.Hour)
+		if err := c.Restore([]Lease{l}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(24 * time.Hour)
+		if e := c.last(); len(c.all()) != 1 || e.What != Lost || e.Lease.Addr != l.Addr || e.Err == nil || e.Err.Error() != "dhcp lease of 10.0.0.100 ran out while underlay was not running" {
+			t.Errorf("%+v", c.all())
+		}
+		if s := c.status("1"); s.Holds || s.Trouble == nil {
+			t.Errorf("%+v", s)
+		}
+		srv.set(func() { srv.away = false })
+		time.Sleep(2 * longest)
+		synctest.Wait()
+		if e := c.last(); len(c.all()) != 2 || e.What != Changed || e.Lease.Addr != l.Addr {
+			t.Errorf("%+v", c.all())
 		}
 	})
 }
@@ -733,6 +969,32 @@ func TestSilentLink(t *testing.T) {
 			}
 		}
 		srv.set(func() { srv.away = true })
+		if _, err := c.try(brief-time.Millisecond, asker(8)); err == nil {
+			t.Error("nobody is there")
+		}
+		// One that has no turn, since others with its MAC wait for an answer.
+		shared := func(n int) Ask {
+			return Ask{Key: fmt.Sprint("shared", n), Link: "eth0", MAC: hw(7), ClientID: []byte{0, byte(n)}}
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		for n := range 9 {
+			wg.Go(func() { _, _ = c.Acquire(ctx, shared(n)) })
+			synctest.Wait()
+		}
+		if _, err := c.try(brief, shared(9)); err == nil {
+			t.Error("nobody is there")
+		}
+		c.Client.mu.Lock()
+		if len(c.silent) != 0 {
+			t.Error("who has not asked says that nobody answers")
+		}
+		c.Client.mu.Unlock()
+		cancel()
+		wg.Wait()
+		c.Client.mu.Lock()
+		clear(c.silent) // of those that have asked for long enough
+		c.Client.mu.Unlock()
 		wait("the first", asker(1), false, 10*time.Second, 10*time.Second)
 		n.clear()
 		wait("the second", asker(2), false, brief, brief)
@@ -756,5 +1018,123 @@ func TestSilentLink(t *testing.T) {
 		wait("the server comes back", asker(5), true, 0, brief)
 		srv.set(func() { srv.away = true })
 		wait("once one had an answer", asker(6), false, 10*time.Second, 10*time.Second)
+	})
+}
+
+// jump has all that the client remembers be as after a change of the host's clock.
+func (c *client) jump(d time.Duration) {
+	c.Client.mu.Lock()
+	defer c.Client.mu.Unlock()
+	for _, l := range c.leases {
+		l.shift(-d)
+		l.at = l.at.Add(-d)
+	}
+	c.clock.wall = c.clock.wall.Add(-d)
+}
+
+// TestClock: time that the host has slept counts, and a clock that is set back keeps
+// no lease from its renewal.
+func TestClock(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		jump time.Duration
+		asks int // within a minute
+		told []What
+	}{
+		{"as it was", 0, 0, nil},
+		{"asleep for a while", 2 * time.Minute, 0, nil},
+		{"asleep past T1", 35 * time.Minute, 1, []What{Renewed}},
+		{"asleep past T2", 45 * time.Minute, 1, []What{Late, Renewed}},
+		{"asleep for too long", 8 * time.Hour, 2, []What{Lost, Changed}},
+		{"set back a little", -time.Minute, 0, nil},
+		{"set back by a day", -24 * time.Hour, 0, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newLAN(newFake("10.0.0.1", time.Hour))
+				c := n.client(t, Config{})
+				l, err := c.try(10*time.Second, asker(1))
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(10 * time.Minute)
+				n.clear()
+				c.jump(test.jump)
+				time.Sleep(nap + 100*time.Millisecond)
+				synctest.Wait()
+				var told []What
+				for _, e := range c.all() {
+					told = append(told, e.What)
+				}
+				if !slices.Equal(told, test.told) || len(n.questions()) != test.asks {
+					t.Errorf("%d questions, told %v", len(n.questions()), told)
+				}
+				time.Sleep(20 * time.Minute)
+				if s := c.status("1"); !s.Holds || s.Addr != l.Addr || test.told == nil && c.told(Renewed) != 1 {
+					t.Errorf("%+v, told %+v", s, c.all())
+				}
+			})
+		})
+	}
+}
+
+// TestWall: what is kept goes by the host's clock. It is not in a bubble, whose times
+// have no other.
+func TestWall(t *testing.T) {
+	c := newLAN(newFake("10.0.0.1", time.Hour)).client(t, Config{})
+	l, err := c.try(10*time.Second, asker(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := l
+	other.Ask = asker(2)
+	other.Expires = time.Now().Add(time.Hour)
+	over := l
+	over.Ask = asker(3)
+	over.Expires = time.Now()
+	if err := c.Restore([]Lease{other, over}); err != nil {
+		t.Fatal(err)
+	}
+	c.Client.mu.Lock()
+	defer c.Client.mu.Unlock()
+	for _, l := range c.leases {
+		for _, at := range []time.Time{l.Granted, l.Renew, l.Rebind, l.Expires, l.at} {
+			if at != at.Round(0) {
+				t.Errorf("%s goes by the clock that sleeps", at)
+			}
+		}
+	}
+}
+
+// TestRestoreEarly: leases that seem to have been granted in the future, since the
+// clock was set back, are asked for soon.
+func TestRestoreEarly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newFake("10.0.0.1", time.Hour)
+		c := newLAN(srv).client(t, Config{})
+		l, err := c.try(10*time.Second, asker(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Forget("1")
+		l.shift(24 * time.Hour)
+		if err := c.Restore([]Lease{l}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if s := c.status("1"); c.told(Renewed) != 1 || !s.Holds || time.Until(s.Expires) > time.Hour {
+			t.Errorf("%+v, told %+v", s, c.all())
+		}
+		// Nor are they kept for longer than they were granted for.
+		c.Forget("1")
+		srv.set(func() { srv.away = true })
+		if err := c.Restore([]Lease{l}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if c.status("1").Holds || c.last().What != Lost {
+			t.Errorf("told %+v", c.all())
+		}
 	})
 }

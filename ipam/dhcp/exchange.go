@@ -73,6 +73,7 @@ type lease struct {
 	hint     netip.Addr // the address to ask for if there is a choice
 
 	xid    [4]byte
+	asked  time.Time // the first question of all
 	began  time.Time // the first question of this exchange
 	tries  int       // questions of this state
 	offer  answer    // in requesting, checking: what is asked for
@@ -84,6 +85,7 @@ type lease struct {
 	place int       // in Client.queue; -1: nothing is
 
 	trouble  error
+	unsent   bool         // the last question could not be sent
 	waiter   chan outcome // nil if nobody waits
 	cancel   context.CancelFunc
 	declined int
@@ -114,6 +116,11 @@ func (l *lease) holds() bool { return l.state >= bound }
 
 // asks says whether an answer, or the time to ask again, is waited for.
 func (l *lease) asks() bool { return l.state != bound && l.state != checking }
+
+// waits says whether an answer is waited for, of which none has come.
+func (l *lease) waits() bool {
+	return l.asks() && l.state != resting && l.nak == nil && l.refuse == nil
+}
 
 // All of the following is with mu held.
 
@@ -193,6 +200,7 @@ func (c *Client) ask(l *lease, now time.Time) {
 		pause = half(now, l.Rebind, l.Expires)
 	}
 	l.tries++
+	l.unsent = false
 	c.send(l, to, dst, src, m)
 	c.due(l, now.Add(pause))
 }
@@ -252,6 +260,9 @@ func (c *Client) send(l *lease, to net.HardwareAddr, dst, src netip.Addr, m *dhc
 	// since the kernel takes the lock of all changes of links for it.
 	if l.asks() && !l.holds() && l.tries > 1 {
 		o.join = l.MAC
+	}
+	if _, known := c.seen[l.Link]; !known {
+		o.first, c.seen[l.Link] = true, 0
 	}
 	c.out = append(c.out, o)
 }
@@ -434,8 +445,13 @@ func (c *Client) granted(l *lease, now time.Time, a answer) {
 	}
 	// The LAN cannot be asked for this host's own macvlan links: the kernel passes
 	// nothing between them and the parent.
-	if o := c.holder(l.Link, got); o != nil && o != l {
-		c.checked(l, o.Key, nil)
+	switch o := c.holder(l.Link, got); {
+	case o == nil || o == l:
+	case bytes.Equal(o.MAC, l.MAC):
+		c.twice(l, now, got)
+		return
+	default:
+		c.checked(l, o.MAC.String(), nil)
 		return
 	}
 	if c.cfg.Check == nil {
@@ -463,6 +479,20 @@ func (c *Client) granted(l *lease, now time.Time, a answer) {
 	})
 }
 
+// twice is for a server that goes by the MAC, and has given l what another with that
+// MAC has. To such a server a DECLINE or a RELEASE is of the other's lease: it is not
+// told.
+func (c *Client) twice(l *lease, now time.Time, got netip.Addr) {
+	l.trouble = fmt.Errorf("dhcp server %s has given %s twice: it goes by the MAC, which these containers share; tell it to go by the client identifier, or use macvlan", l.offer.server, got)
+	if l.waiter != nil {
+		l.fail(l.trouble)
+		c.drop(l)
+		return
+	}
+	l.hint = netip.Addr{}
+	c.rest(l, now, 0)
+}
+
 // keep asks whether the previous lease is one to go on with.
 func (c *Client) keep(l *lease) {
 	a := l.previous.Addr.Addr()
@@ -486,6 +516,7 @@ func (c *Client) resume(l *lease) {
 	c.quiet(l)
 	c.done(l, time.Now())
 	l.Terms, l.Granted, l.Renew, l.Rebind, l.Expires = p.Terms, p.Granted, p.Renew, p.Rebind, p.Expires
+	l.shift(0)
 	l.state, l.waiter, l.previous = bound, nil, nil
 	l.trouble = fmt.Errorf("no dhcp server answers on %s: %s is gone on with", l.Link, l.Addr.Addr())
 	if c.cfg.Log != nil {
@@ -547,6 +578,8 @@ func (c *Client) decline(l *lease, t Terms, why string) {
 
 // bind begins the life of what was given.
 func (c *Client) bind(l *lease, now time.Time) {
+	c.follow()
+	now = now.Round(0)
 	was := l.Lease
 	c.quiet(l)
 	l.Terms = l.offer.terms
@@ -620,7 +653,11 @@ func (c *Client) abandon(l *lease) {
 	case bound, renewing, rebinding:
 		t = l.Terms
 	}
-	if a := t.Addr.Addr(); a.IsValid() && t.Server.IsValid() {
+	a := t.Addr.Addr()
+	if o := c.holder(l.Link, a); o != nil && o != l && bytes.Equal(o.MAC, l.MAC) {
+		a = netip.Addr{} // as in twice
+	}
+	if a.IsValid() && t.Server.IsValid() {
 		m := l.notice(dhcpv4.MessageTypeRelease)
 		m.ClientIPAddr = a.AsSlice()
 		m.UpdateOption(dhcpv4.OptServerIdentifier(t.Server.AsSlice()))

@@ -78,6 +78,9 @@ func (c *Client) start(l *lease, s state, now time.Time) {
 func (c *Client) enter(g *gate, l *lease, now time.Time) {
 	g.leave(l)
 	g.asking[l] = true
+	if l.asked.IsZero() {
+		l.asked = now
+	}
 	c.begin(l, l.goal, now)
 	c.ask(l, now)
 }

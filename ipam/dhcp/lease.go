@@ -75,6 +75,16 @@ func (l *Lease) Expired(now time.Time) bool {
 	return !l.Expires.IsZero() && !now.Before(l.Expires)
 }
 
+// shift moves the lease's times, and has them go by the host's clock alone: Go's own
+// stands still while the host sleeps.
+func (l *Lease) shift(d time.Duration) {
+	for _, t := range []*time.Time{&l.Granted, &l.Renew, &l.Rebind, &l.Expires} {
+		if !t.IsZero() {
+			*t = t.Round(0).Add(d)
+		}
+	}
+}
+
 // shortest is the least time for an address that is worth having: a server that
 // gives less would be asked all the time.
 const shortest = 10 * time.Second

@@ -27,6 +27,7 @@ type lan struct {
 	mu      sync.Mutex
 	rand    *rand.Rand
 	down    error
+	dark    bool // it is up without a carrier: what is sent is lost
 	servers []*fake
 	wires   map[*plug]bool
 	opened  int
@@ -94,7 +95,7 @@ func (p *plug) Send(b []byte) error {
 	}
 	q := question{time.Now(), netip.AddrFrom4([4]byte(ip[16:])), netip.AddrFrom4([4]byte(ip[12:])), m, b[6:12], b[:6]}
 	p.lan.asked = append(p.lan.asked, q)
-	if p.lan.rand.Float64() < p.lan.loss {
+	if p.lan.dark || p.lan.rand.Float64() < p.lan.loss {
 		return nil
 	}
 	if p.lan.rand.Float64() < p.lan.rogue {
@@ -137,6 +138,23 @@ func (p *plug) Close() error {
 		close(p.gone)
 	})
 	return nil
+}
+
+// look is Client.look.
+func (n *lan) look(string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.dark || n.down != nil {
+		return 0
+	}
+	return 1
+}
+
+// shade takes the carrier away, or brings it back.
+func (n *lan) shade(dark bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.dark = dark
 }
 
 // lie answers a question with anything, in anyone's name. It is with mu held.
@@ -248,6 +266,7 @@ type fake struct {
 	until  map[string]time.Time
 	bad    map[netip.Addr]bool // declined
 	refuse bool                // NAK every REQUEST
+	byMAC  bool                // chaddr is who a client is, whatever its id
 	twist  func(q, a *dhcpv4.DHCPv4)
 	raw    func(frame []byte) [][]byte
 }
@@ -303,6 +322,9 @@ func (s *fake) handle(q question) {
 		return
 	}
 	id := string(q.m.Options.Get(dhcpv4.OptionClientIdentifier))
+	if s.byMAC {
+		id = string(q.m.ClientHWAddr)
+	}
 	want, _ := netip.AddrFromSlice(q.m.RequestedIPAddress().To4())
 	ci, _ := netip.AddrFromSlice(q.m.ClientIPAddr.To4())
 	to, toSet := netip.AddrFromSlice(q.m.ServerIdentifier().To4())
@@ -392,6 +414,7 @@ func (n *lan) client(t testing.TB, cfg Config) *client {
 	cfg.Log = log
 	cfg.Told = c.take
 	c.Client = start(cfg, n.open)
+	c.look = n.look
 	t.Cleanup(c.Close)
 	return c
 }

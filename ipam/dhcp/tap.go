@@ -219,6 +219,15 @@ func (s *socket) Alive() bool {
 	return err == nil && ifi.Index == s.index && ifi.Flags&net.FlagUp != 0
 }
 
+// sight is a link's index, or 0 while it is not there, down or without a carrier.
+func sight(link string) int {
+	ifi, err := nic.Find(link)
+	if err != nil || ifi.Flags&net.FlagUp == 0 || ifi.Flags&net.FlagRunning == 0 {
+		return 0
+	}
+	return ifi.Index
+}
+
 // replyFilter keeps UDP from port 67 to port 68 over IPv4, of this LAN: a frame
 // with a tag other than that of a mere priority is another's, though its VLAN's
 // link has not taken it yet. Traffic of others ends at its third instruction, or

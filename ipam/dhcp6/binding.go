@@ -424,6 +424,7 @@ func (b *binding) check(l *Lease, now time.Time) {
 		if b.pending != l {
 			return
 		}
+		c.follow()
 		b.pending = nil
 		if err != nil && c.cfg.Log != nil {
 			c.cfg.Log.WithField("link", b.link.name).Warnf("whether %s is free could not be asked: %v", l.Addr, err)
@@ -590,17 +591,20 @@ func (b *binding) resume(now time.Time, window time.Duration) {
 	}
 }
 
-// rouse is for a link that is there again.
+// rouse is for a link that is there again. The pause after a refusal or a decline is
+// not cut short: links may come and go all the time.
 func (b *binding) rouse(now time.Time, window time.Duration) {
 	at := now.Add(upTo(window))
 	switch b.state {
 	case bound, confirming:
 		b.turn(confirming, at)
 	case soliciting, requesting:
+		if b.question == nil {
+			return // it is due
+		}
 		if len(b.waiters) > 0 {
 			at = now
 		}
-		b.fails = 0
 		b.turn(soliciting, at)
 	case renewing, rebinding:
 		b.turn(b.state, at)

@@ -49,6 +49,7 @@ type Client struct {
 	asked    map[dhcpv6.TransactionID]*binding
 	links    map[string]*link
 	silent   map[string]time.Time // by link: when it was last waited in vain for any answer there
+	clock    clock
 	schedule schedule
 	events   []Event
 	telling  bool
@@ -188,8 +189,9 @@ func (c *Client) leave(b *binding, w waiter) (Lease, error) {
 	}
 	b.waiters = slices.DeleteFunc(b.waiters, func(o waiter) bool { return o == w })
 	err := b.why()
-	if b.unanswered() && b.link.err == nil {
-		c.silent[b.link.name] = time.Now()
+	// Who has asked for less has not heard that nobody answers.
+	if now := time.Now(); b.unanswered() && b.link.err == nil && b.question != nil && now.Sub(b.began) >= brief {
+		c.silent[b.link.name] = now
 	}
 	if len(b.waiters) == 0 && b.lease == nil {
 		b.part()
@@ -239,6 +241,7 @@ func (c *Client) binding(ask Ask) (*binding, error) {
 func (c *Client) Restore(leases []Lease) error {
 	var errs []error
 	c.mu.Lock()
+	c.follow()
 	now := time.Now()
 	seen := map[*link]bool{}
 	for i := range leases {
@@ -259,6 +262,7 @@ func (c *Client) Restore(leases []Lease) error {
 			continue
 		}
 		seen[b.link] = true
+		l.shift(0)
 		b.lease = &l
 		b.resume(now, spread(len(leases)))
 	}
@@ -345,6 +349,7 @@ func (c *Client) Close() {
 func (c *Client) work() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.follow()
 	now := time.Now()
 	for {
 		b := c.schedule.next(now)
@@ -369,6 +374,7 @@ func (c *Client) hear(l *link, payload []byte, from netip.Addr) {
 		return
 	}
 	delete(c.silent, l.name)
+	c.follow()
 	b.hear(a, time.Now())
 }
 

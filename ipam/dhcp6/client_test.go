@@ -1,8 +1,10 @@
 package dhcp6
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"reflect"
@@ -626,6 +628,39 @@ func TestReplaced(t *testing.T) {
 	})
 }
 
+// TestRefusedFlicker: a link that comes and goes does not have a server that refuses
+// asked all the time.
+func TestRefusedFlicker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := w.server(1)
+		l := w.must(ask(1))
+		s.set(func() {
+			s.reply = func(a, m *dhcpv6.Message) *dhcpv6.Message {
+				if m.MessageType == dhcpv6.MessageTypeRequest {
+					a.Options.Del(dhcpv6.OptionIANA)
+					a.AddOption(&dhcpv6.OptStatusCode{StatusCode: iana.StatusNoAddrsAvail})
+				}
+				return a
+			}
+			s.declined[l.Addr] = true
+		})
+		w.Decline("c1", errors.New("the container says so"))
+		time.Sleep(time.Hour)
+		s.seen()
+		time.Sleep(10 * time.Minute)
+		calm := len(s.seen())
+		for range 120 {
+			w.unplug()
+			w.plug()
+			time.Sleep(5 * time.Second)
+		}
+		if got := len(s.seen()); calm == 0 || got > calm+calm/4+2 {
+			t.Errorf("%d questions while the link flickers, %d while it does not", got, calm)
+		}
+	})
+}
+
 // TestUnplugged: without a link for a day; back soon after it.
 func TestUnplugged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -905,6 +940,11 @@ func TestSilentLink(t *testing.T) {
 			}
 		}
 		w.set(func() { s.silent = true })
+		short, cancel := context.WithTimeout(t.Context(), brief-time.Millisecond)
+		defer cancel()
+		if _, err := w.Acquire(short, ask(9)); !errors.Is(err, ErrNoServer) {
+			t.Error(err)
+		}
 		wait("the first", ask(1), false, 10*time.Second, 10*time.Second)
 		s.seen()
 		wait("the second", ask(2), false, brief, brief)
@@ -922,3 +962,89 @@ func TestSilentLink(t *testing.T) {
 		wait("once one had an answer", ask(5), false, 10*time.Second, 10*time.Second)
 	})
 }
+
+// jump has all that the client remembers be as after a change of the host's clock.
+func (w *world) jump(d time.Duration) {
+	w.Client.mu.Lock()
+	defer w.Client.mu.Unlock()
+	for _, b := range w.owners {
+		b.lease.shift(-d)
+		b.due = b.due.Add(-d)
+	}
+	w.clock.wall = w.clock.wall.Add(-d)
+}
+
+// TestClock: time that the host has slept counts, and a clock that is set back keeps
+// no lease from its renewal.
+func TestClock(t *testing.T) {
+	hour := time.Hour
+	tests := []struct {
+		name string
+		jump time.Duration
+		seen string // within two minutes
+		told string
+	}{
+		{"as it was", 0, "", ""},
+		{"asleep for a while", 2 * time.Minute, "", ""},
+		{"asleep past T1", 35 * time.Minute, "RENEW 2001:db8:1::1", "renewed "},
+		{"asleep past T2", 45 * time.Minute, "REBIND 2001:db8:1::1", "late renewed "},
+		{"asleep for too long", 8 * hour, "SOLICIT 2001:db8:1::1 REQUEST 2001:db8:1::1", "lost changed "},
+		{"set back a little", -time.Minute, "", ""},
+		{"set back by a day", -24 * hour, "", ""},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				s := w.server(1)
+				l := w.must(ask(1))
+				time.Sleep(10 * time.Minute)
+				s.seen()
+				if test.jump > hour/2 { // the server has not slept
+					s.set(func() { s.leases = map[string]leased{keyOf(l): {addr: l.Addr}} })
+				}
+				w.jump(test.jump)
+				time.Sleep(2 * time.Minute)
+				if got := strings.Join(s.seen(), " "); got != test.seen {
+					t.Errorf("the server saw %q", got)
+				}
+				if got := w.whats(); got != test.told {
+					t.Errorf("told %q", got)
+				}
+				// T1 is 20 minutes from the jump, a tenth of the time until T2 later at most.
+				time.Sleep(20 * time.Minute)
+				if got := strings.Join(s.seen(), " "); test.told == "" && got != "RENEW 2001:db8:1::1" {
+					t.Errorf("later the server saw %q", got)
+				}
+				if len(w.leases()) != 1 {
+					t.Errorf("%+v", w.Leases())
+				}
+			})
+		})
+	}
+}
+
+// TestWall: what is kept goes by the host's clock. It is not in a bubble, whose times
+// have no other.
+func TestWall(t *testing.T) {
+	w := newWorld(t)
+	w.server(1).preference = 255
+	l := w.must(ask(1))
+	l.Ask = ask(2)
+	l.Expires = time.Now().Add(time.Hour)
+	if err := w.Restore([]Lease{l}); err != nil {
+		t.Fatal(err)
+	}
+	w.Client.mu.Lock()
+	defer w.Client.mu.Unlock()
+	for _, b := range w.keys {
+		for _, at := range []time.Time{b.lease.Granted, b.lease.Renew, b.lease.Rebind, b.lease.Preferred, b.lease.Expires, b.due} {
+			if at != at.Round(0) {
+				t.Errorf("%s goes by the clock that sleeps", at)
+			}
+		}
+	}
+}
+
+// keyOf is what a server knows a lease by.
+func keyOf(l Lease) string { return fmt.Sprintf("%s/%d", l.DUID, l.IAID) }

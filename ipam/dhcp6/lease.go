@@ -187,6 +187,16 @@ type Lease struct {
 	Expires   time.Time `json:"expires,omitzero"`
 }
 
+// shift moves the lease's times, and has them go by the host's clock alone: Go's own
+// stands still while the host sleeps.
+func (l *Lease) shift(d time.Duration) {
+	for _, t := range []*time.Time{&l.Granted, &l.Renew, &l.Rebind, &l.Preferred, &l.Expires} {
+		if !t.IsZero() {
+			*t = t.Round(0).Add(d)
+		}
+	}
+}
+
 // over says whether the time t, zero being never, has come.
 func over(t, now time.Time) bool { return !t.IsZero() && !now.Before(t) }
 

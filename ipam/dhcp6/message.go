@@ -328,11 +328,13 @@ func (a *answer) lease(ask *Ask, o granted, now time.Time) *Lease {
 	}
 	t2 = max(t2, shortest/2)
 	t1 = max(min(t1, t2), shortest/2)
-	return &Lease{
+	l := &Lease{
 		Ask: *ask, Terms: Terms{o.addr, a.server, a.dns, a.search}, Granted: now,
 		Renew: after(now, t1), Rebind: after(now, t2),
 		Preferred: after(now, o.preferred), Expires: after(now, o.valid),
 	}
+	l.shift(0)
+	return l
 }
 
 // share is so many hundredths.

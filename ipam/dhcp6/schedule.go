@@ -6,6 +6,45 @@ import (
 	"time"
 )
 
+// nap is for how long nobody looks whether anything is due: a timer does not count
+// the time that the host sleeps.
+const nap = time.Minute
+
+// clock is the host's clock when it was last looked at.
+type clock struct {
+	wall time.Time
+	run  time.Time // by Go's own, that nobody sets
+}
+
+// back is by how much it has been set back since.
+func (k *clock) back() time.Duration {
+	now := time.Now()
+	d := now.Sub(k.run) - now.Round(0).Sub(k.wall)
+	first := k.run.IsZero()
+	k.wall, k.run = now.Round(0), now
+	if first || d < time.Second {
+		return 0
+	}
+	return d
+}
+
+// follow has all that is kept be as far away as it was before the clock was set
+// back. One that is set forward is taken for one that has slept. With mu held.
+func (c *Client) follow() {
+	d := c.clock.back()
+	if d == 0 {
+		return
+	}
+	for _, b := range c.owners {
+		for _, l := range []*Lease{b.lease, b.pending} {
+			if l != nil {
+				l.shift(-d)
+			}
+		}
+		b.due = b.due.Add(-d)
+	}
+}
+
 // schedule is who is due when: one timer for all, instead of a goroutine for
 // each.
 type schedule struct {
@@ -14,8 +53,9 @@ type schedule struct {
 	ring  func() // called in a goroutine of its own when one is due
 }
 
-// set makes b due at t; the zero time is never.
+// set makes b due at t, by the host's clock alone; the zero time is never.
 func (s *schedule) set(b *binding, t time.Time) {
+	t = t.Round(0)
 	switch {
 	case b.index < 0 && t.IsZero():
 		return
@@ -33,15 +73,17 @@ func (s *schedule) set(b *binding, t time.Time) {
 
 // wind sets the timer for the first.
 func (s *schedule) wind() {
-	switch {
-	case len(s.due) == 0:
+	if len(s.due) == 0 {
 		if s.timer != nil {
 			s.timer.Stop()
 		}
-	case s.timer == nil:
-		s.timer = time.AfterFunc(time.Until(s.due[0].due), s.ring)
-	default:
-		s.timer.Reset(time.Until(s.due[0].due))
+		return
+	}
+	rest := min(time.Until(s.due[0].due), nap)
+	if s.timer == nil {
+		s.timer = time.AfterFunc(rest, s.ring)
+	} else {
+		s.timer.Reset(rest)
 	}
 }
 

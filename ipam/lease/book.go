@@ -573,7 +573,9 @@ func (b *Book) Told6(ev dhcp6.Event) {
 func (b *Book) told(l Lease, trouble error) {
 	b.mu.Lock()
 	e := b.entries[l.Key]
-	if e == nil || !e.Rests.IsZero() || l.Granted.Before(e.Lease.Granted) { // or of an earlier life
+	if e == nil || !e.Rests.IsZero() ||
+		// Or of an earlier life, unless the clock was set back since.
+		l.Granted.Before(e.Lease.Granted) && !e.Lease.Granted.After(time.Now()) {
 		b.mu.Unlock()
 		return
 	}
@@ -611,7 +613,7 @@ func (b *Book) put(e *Entry) {
 	if !e.Rests.IsZero() || !e.IPAM {
 		return
 	}
-	if o := b.given[e.Given.Addr()]; o == nil || !e.Lease.Granted.Before(o.Lease.Granted) {
+	if o := b.given[e.Given.Addr()]; o == nil || o.Key == e.Key || !e.Lease.Granted.Before(o.Lease.Granted) {
 		b.given[e.Given.Addr()] = e
 	}
 }

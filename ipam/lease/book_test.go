@@ -646,7 +646,14 @@ func TestTold(t *testing.T) {
 			t.Errorf("%s: %+v", step.ev.What, es)
 		}
 	}
+	// Its clock has been a day ahead for a while.
+	ahead := later
+	ahead.Granted = time.Now().Add(24 * time.Hour)
+	b.Told(dhcp.Event{What: dhcp.Renewed, Lease: ahead})
 	b.Told(dhcp.Event{What: dhcp.Changed, Lease: other})
+	if b.given[e.Given.Addr()] != b.entries[e.Key] {
+		t.Error("by the address that Docker knows, there is an older lease")
+	}
 	b.open()
 	if es := b.Entries(); len(es) != 1 || es[0].Drift() != other.Addr {
 		t.Errorf("after a restart: %+v", es)
