@@ -102,8 +102,8 @@ type Config struct {
 	// Changed is told what a running container is to have from now on, also when it
 	// may have it already: at the start, and at each renewal.
 	Changed func(Entry)
-	// Own tells what an address is of this host's own, "" if it is not: such a lease
-	// is given back.
+	// Own tells what an address is of this host's own, "" if it is not: no container
+	// is to have that.
 	Own func(link string, addr netip.Addr) string
 }
 
@@ -217,8 +217,13 @@ func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
 		return Entry{}, err
 	}
 	if what := b.own(r.Link, addr); what != "" {
-		b.speaker(r.V6).Release(key) // a decline would have the server keep it from the host, too
-		return Entry{}, fmt.Errorf("the DHCP server %s has given %v, which is %s; it may go by the MAC, which this container shares with the host: tell it to go by the %s, or use macvlan", server, addr, what, goesBy)
+		if r.Shared { // the server may take the two for one: the lease may be the host's
+			b.speaker(r.V6).Forget(key)
+			return Entry{}, fmt.Errorf("the DHCP server %s has given %v, which is %s; it may go by the MAC, which this container shares with the host: tell it to go by the %s, or use macvlan", server, addr, what, goesBy)
+		}
+		err := fmt.Errorf("the DHCP server %s has given %v, which is %s: take it out of the server's range", server, addr, what)
+		b.decline(key, r.V6, err)
+		return Entry{}, err
 	}
 	if r.DHCP.MTU {
 		e.MTU = l.MTU

@@ -248,7 +248,7 @@ func TestServer6Refused(t *testing.T) {
 		{"no answer", "", dhcp6.ErrNoServer, []string{"no DHCPv6 server answers"}, nil},
 		{"another subnet", "fd00:51::5", nil, []string{"fe80::1", "fd00:51::5", "outside", "--subnet fd00:51::/64"}, []string{"release"}},
 		{"given twice", "fd00:50::10", nil, []string{"fd00:50::10 twice", "DUID"}, []string{"decline", "forget"}},
-		{"the host's", "fd00:50::2", nil, []string{"fd00:50::2, which is an address of this host"}, []string{"release"}},
+		{"the host's", "fd00:50::2", nil, []string{"fd00:50::2, which is an address of this host (eth0): take it out of the server's range"}, []string{"decline", "forget"}},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			b := newBench(t)
