@@ -134,6 +134,7 @@ func (i *IPAM) Lease(ctx context.Context, r AddressRequest) (AddressRequest, err
 			return r, err
 		}
 	}
+	r.asked = i.now()
 	addr, err := i.leases.Take(ctx, LeaseRequest{Subnet: subnet, Pool: t.id, Name: r.Name, Addr: r.Addr, DHCP: t.options.DHCP})
 	if err != nil {
 		return r, err

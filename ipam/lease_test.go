@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -23,6 +24,7 @@ type leases struct {
 	fails  error
 	subnet string
 	router string
+	during func() // called in Take
 }
 
 func (l *leases) note(format string, args ...any) {
@@ -46,6 +48,9 @@ func (l *leases) Take(_ context.Context, r LeaseRequest) (netip.Addr, error) {
 		what = r.Addr.String()
 	}
 	l.note("take %s for %q in %v", what, r.Name, r.Subnet)
+	if l.during != nil {
+		l.during()
+	}
 	switch {
 	case l.fails != nil:
 		return netip.Addr{}, l.fails
@@ -214,6 +219,53 @@ func TestLeaseRefused(t *testing.T) {
 					b.server.did[i], _, _ = strings.Cut(b.server.did[i], " for ")
 				}
 				b.did(tt.did...)
+			})
+		})
+	}
+}
+
+// The client asks the LAN about what the server gives: a machine that was heard before
+// that has gone. One that is heard since has come in between.
+func TestLeaseOfASeenAddress(t *testing.T) {
+	const addr = "192.168.50.100"
+	for _, tt := range []struct {
+		what           string
+		before, during bool // when it is heard
+		claim          bool
+		taken          bool
+	}{
+		{"before", true, false, false, false},
+		{"a claim before", true, false, true, false},
+		{"since", false, true, false, true},
+		{"a claim since", false, true, true, true},
+		{"before and since", true, true, false, true},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			withServer(t, func(t *testing.T, b *leaseBench) {
+				if tt.before {
+					b.hear("eth0", addr, other, tt.claim)
+				}
+				b.pass(time.Second)
+				b.server.during = func() {
+					if tt.during {
+						b.hear("eth0", addr, other, tt.claim)
+					}
+				}
+				got, err := b.ask(AddressRequest{PoolID: b.pool, Name: "web"})
+				take := `take any for "web" in 192.168.50.0/24`
+				if tt.taken {
+					wantError(t, err, addr, other)
+					b.did(take, "refuse "+addr)
+				} else {
+					if err != nil || got.String() != addr {
+						t.Errorf("%v, %v", got, err)
+					}
+					b.did(take)
+				}
+				if n := b.lan.questions(); n != 0 {
+					t.Errorf("%d questions to the LAN", n)
+				}
+				b.sound()
 			})
 		})
 	}
