@@ -259,11 +259,18 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 
 // untaken refuses an address that another endpoint has. The IPAM does so too,
 // but for what it takes for dockerd's replay, which brings no endpoint here.
-// Networks of other IPAMs may have the same addresses on other LANs. The caller
-// holds d.mu.
+// Networks without underlay's IPAM may have the same addresses on other LANs. The
+// caller holds d.mu.
 func (d *Driver) untaken(n *Network, e Endpoint) error {
+	if n.ForeignIPAM {
+		return nil
+	}
 	for _, p := range e.prefixes() {
-		if o := d.addresses[p.Addr()]; o != nil && !n.ForeignIPAM {
+		o := d.holderOn(n.parent(), p.Addr())
+		if o == nil && len(n.Subnets) > 0 {
+			o = d.addresses[p.Addr()]
+		}
+		if o != nil {
 			return fmt.Errorf("%v is held by endpoint %s of network %s; give another --ip or stop that container", p.Addr(), Short(o.ID), Short(o.NetworkID))
 		}
 	}
@@ -275,7 +282,7 @@ func (d *Driver) untaken(n *Network, e Endpoint) error {
 // by what Docker asks of the IPAM. The caller holds d.mu.
 func (d *Driver) unreserved(n *Network, e Endpoint) error {
 	for _, o := range d.networks {
-		if o.ForeignIPAM != n.ForeignIPAM {
+		if o.ForeignIPAM != n.ForeignIPAM || len(n.Subnets) == 0 && o.parent() != n.parent() {
 			continue
 		}
 		for _, s := range o.Subnets {

@@ -191,8 +191,8 @@ func (d *Driver) readdress(e *Endpoint, is netip.Prefix, router netip.Addr) erro
 		return fmt.Errorf("endpoint %s: %w", Short(e.ID), err)
 	}
 	d.mu.Lock()
-	if d.addresses[was.Addr()] == e && was.Addr() != shown.Addr() {
-		delete(d.addresses, was.Addr())
+	if was.Addr() != shown.Addr() {
+		d.dropAddress(e, was.Addr())
 	}
 	d.mu.Unlock()
 	after, ok := d.update(e.ID, func(e *Endpoint) {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -68,9 +69,10 @@ func leasing(b *bench) *server {
 	return s
 }
 
-// leased is a network whose addresses are a server's, not an IPAM's.
+// leased is a network whose addresses are a server's, not an IPAM's: the null one's
+// 0.0.0.0/0 is no subnet.
 func leased(name, parent string, m mode.Mode) Network {
-	return Network{ID: id(name), ForeignIPAM: true, Options: options.Network{Parent: parent, Mode: m, DHCP: options.DHCP{V4: true, Timeout: time.Second}}}
+	return Network{ID: id(name), Options: options.Network{Parent: parent, Mode: m, DHCP: options.DHCP{V4: true, Timeout: time.Second}}}
 }
 
 func bare(network, name string) Endpoint { return Endpoint{ID: id(name), NetworkID: id(network)} }
@@ -278,6 +280,100 @@ func TestLeaseOfARepeat(t *testing.T) {
 	s.told(t, "lease key1", "lease key2", "free key2")
 	if !b.HasLease("key1") {
 		t.Error("the endpoint's own lease is gone")
+	}
+}
+
+// Two LANs may have the same private subnet: who has an address there is known by the
+// parent, too.
+func TestLeasesOfTwoLANs(t *testing.T) {
+	both := func(name, parent string) Network {
+		n := leased(name, parent, mode.Default)
+		n.Options.DHCP.V6 = true
+		return n
+	}
+	v4, v6 := netip.MustParseAddr("192.168.50.100"), netip.MustParseAddr("fd00:50::101")
+	b := newBench(t)
+	start := func(network, name string) (Endpoint, error) {
+		t.Helper()
+		s := leasing(b)
+		s.n = 0 // each LAN's server gives the same ones
+		e, err := b.TakeLease(ctx, bare(network, name), options.Endpoint{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Lease.MAC[5], e.MAC = e.ID[0], e.Lease.MAC // and each asks with a MAC of its own
+		_, err = b.CreateEndpoint(ctx, e)
+		return e, err
+	}
+	end := func(e Endpoint) {
+		t.Helper()
+		if err := b.DeleteEndpoint(ctx, e.NetworkID, e.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	has := func(link string, want *Endpoint) {
+		t.Helper()
+		for _, a := range []netip.Addr{v4, v6} {
+			m, ok := b.MACOn(link, a)
+			if ok != (want != nil) || ok && m.String() != want.MAC.String() {
+				t.Errorf("%v on %s: %v, %t, want that of %+v", a, link, m, ok, want)
+			}
+		}
+	}
+	b.create(both("neta", "eth0"), both("netb", "eth1"), both("netc", "eth1"))
+	one, err := start("neta", "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	has("eth0", &one)
+	has("eth1", nil)
+	two, err := start("netb", "two")
+	if err != nil {
+		t.Fatal(err)
+	}
+	has("eth0", &one)
+	has("eth1", &two)
+	_, err = start("netc", "three")
+	refused(t, err, v4.String(), "endpoint two")
+	has("eth1", &two)
+
+	// A network of underlay's IPAM minds those of its own LAN.
+	b.create(lan("netd", "eth1", mode.Default))
+	if who, ok := b.Holder(v4); !ok || !strings.Contains(who, "endpoint two") {
+		t.Errorf("%s has it", who)
+	}
+	end(two)
+	has("eth0", &one)
+	has("eth1", nil)
+	if who, ok := b.Holder(v4); ok {
+		t.Errorf("%s has it, on another LAN", who)
+	}
+	if m, ok := b.MAC(v4); ok {
+		t.Errorf("%v has it, on another LAN", m)
+	}
+	four := on("netd", "four", 100)
+	if _, err := b.CreateEndpoint(ctx, four); err != nil {
+		t.Fatal(err)
+	}
+	if who, ok := b.Holder(v4); !ok || !strings.Contains(who, "endpoint four") {
+		t.Errorf("%s has it", who)
+	}
+	// And the other way round: what it keeps is nothing to other LANs.
+	n := lan("nete", "eth0", mode.Default)
+	n.Subnets[0].Prefix, n.Subnets[0].Gateway = netip.MustParsePrefix("192.168.50.0/24"), v4
+	end(four)
+	if err := b.DeleteNetwork(ctx, id("netd")); err != nil {
+		t.Fatal(err)
+	}
+	b.create(n)
+	if two, err = start("netb", "two"); err != nil {
+		t.Fatal(err)
+	}
+	b.restart()
+	has("eth0", &one)
+	has("eth1", &two)
+	if err := b.Released(ctx, v4); err != nil || !b.HasLease("key1") {
+		t.Errorf("what the IPAM is told of its address is taken for a lease's: %v", err)
 	}
 }
 

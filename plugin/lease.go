@@ -54,10 +54,10 @@ func (l leases) Free(addr netip.Addr)              { l.book.FreeAddress(addr) }
 // been given that address by the LAN's own server, so that nobody ought to.
 const checkWait = 200 * time.Millisecond
 
-// inUse asks who has an address that a server has given: a container of this host,
-// which its parent does not hear, or another machine of the LAN.
+// inUse asks who has an address that a server has given: a container of this host on
+// the same LAN, which its parent does not hear, or another machine of the LAN.
 func (o *parts) inUse(ctx context.Context, link string, addr netip.Addr, mac net.HardwareAddr) (net.HardwareAddr, error) {
-	if has, ok := o.driver.MAC(addr); ok && len(has) > 0 && !bytes.Equal(has, mac) {
+	if has, ok := o.driver.MACOn(link, addr); ok && len(has) > 0 && !bytes.Equal(has, mac) {
 		return has, nil
 	}
 	if o.prober == nil {
