@@ -76,8 +76,6 @@ func (d *Driver) TakeLease(ctx context.Context, req Endpoint, own options.Endpoi
 		Network: n.ID, MAC: req.MAC, Own: own, DHCP: o,
 		LAN: LAN{Link: parent.Name, MAC: parent.MAC, Shared: n.mode().SharesMAC() || n.mode().Alone() && req.MAC == nil, Alone: n.mode().Alone()},
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.Timeout) // for both
-	defer cancel()
 	leased := req
 	for _, v6 := range []bool{false, true} {
 		if !o.Leased(v6) {

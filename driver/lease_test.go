@@ -27,11 +27,19 @@ type server struct {
 	mtu    int
 	fails  error
 	fails6 error
+	slow   time.Duration // it takes so long
 	asked  LeaseRequest
 }
 
-func (s *server) Lease(_ context.Context, r LeaseRequest) (Lease, error) {
+func (s *server) Lease(ctx context.Context, r LeaseRequest) (Lease, error) {
 	s.asked = r
+	if s.slow > 0 {
+		select {
+		case <-time.After(s.slow):
+		case <-ctx.Done():
+			return Lease{}, ctx.Err()
+		}
+	}
 	if s.fails != nil {
 		return Lease{}, s.fails
 	}
@@ -589,6 +597,22 @@ func TestLeases(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Each family has the whole of lease_timeout: a slow server of IPv4 takes nothing from
+// IPv6.
+func TestLeaseTimeoutOfEach(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		s := leasing(b)
+		n := leased("net", "eth0", mode.Default)
+		n.Options.DHCP.V6 = true
+		b.create(n)
+		s.slow = n.Options.DHCP.Timeout - time.Millisecond
+		start := time.Now()
+		if e, err := b.TakeLease(ctx, bare("net", "one"), options.Endpoint{}); err != nil || e.Lease6 == nil {
+			t.Errorf("after %v: %+v, %v", time.Since(start), e, err)
+		}
+	})
 }
 
 // Half a container is none.
