@@ -413,7 +413,7 @@ func TestReaddress(t *testing.T) {
 		e := b.one("eth0")
 		check := func(want netip.Prefix, via netip.Addr) {
 			t.Helper()
-			if err := b.Readdress(was.Addr(), want, via); err != nil {
+			if err := b.Readdress(was.Addr(), want, via, router); err != nil {
 				t.Fatal(err)
 			}
 			b.Reconcile() // leaves it so
@@ -448,15 +448,80 @@ func TestReaddress(t *testing.T) {
 		check(was, router)
 		// What is no container's is none's to change.
 		for _, a := range []string{"192.168.50.200", "10.9.0.5"} {
-			if err := b.Readdress(netip.MustParseAddr(a), is, router); err != nil {
+			if err := b.Readdress(netip.MustParseAddr(a), is, router, router); err != nil {
 				t.Error(err)
 			}
 		}
 		b.kernel.Fail("Readdress", 1, errors.New("no buffer space"))
-		refused(t, b.Readdress(was.Addr(), is, router), "no buffer space", "endpoint one")
+		refused(t, b.Readdress(was.Addr(), is, router, router), "no buffer space", "endpoint one")
 		b.kernel.EndSandbox(sandbox(e.ID))
-		if err := b.Readdress(was.Addr(), is, router); err != nil {
+		if err := b.Readdress(was.Addr(), is, router, router); err != nil {
 			t.Errorf("its container has ended: %v", err)
+		}
+	})
+}
+
+// The server tells another router, and the address stays.
+func TestAnotherRouter(t *testing.T) {
+	router, another, third := netip.MustParseAddr("192.168.50.1"), netip.MustParseAddr("192.168.50.2"), netip.MustParseAddr("192.168.50.3")
+	check := func(t *testing.T, b *bench, e Endpoint, want netip.Addr) {
+		t.Helper()
+		b.Reconcile() // leaves it so
+		i, err := b.inside(e)
+		if err != nil || !slices.Contains(i.Addrs, e.IPv4) || i.Routes[0].Via != want {
+			t.Errorf("inside %+v, %v; want a default route by %v", i, err, want)
+		}
+		if _, now, err := b.endpoint(e.NetworkID, e.ID); err != nil || now.router(b.networks[e.NetworkID], false) != want || now.Leased.IsValid() {
+			t.Errorf("on record %+v, %v; want the router %v", now, err, want)
+		}
+	}
+	bubble(t, func(t *testing.T, b *bench) {
+		e := b.one("eth0") // by IPAM
+		for _, step := range []struct{ is, told, want netip.Addr }{
+			{router, router, router},
+			{netip.Addr{}, router, router},
+			{another, netip.Addr{}, router}, // of an earlier version: not known what was told
+			{another, another, router},      // the network has a gateway of its own
+			{another, third, router},        // and has it still when the server has another
+			{another, router, another},
+			{netip.Addr{}, router, another},
+			{third, router, third},
+			{router, router, router},
+			{another, router, another},
+		} {
+			if err := b.Readdress(e.IPv4.Addr(), e.IPv4, step.is, step.told); err != nil {
+				t.Fatal(err)
+			}
+			check(t, b, e, step.want)
+		}
+		if err := b.Readdress(e.IPv6.Addr(), e.IPv6, netip.Addr{}, netip.Addr{}); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, b.Readdress(e.IPv4.Addr(), e.IPv4, netip.MustParseAddr("10.9.0.1"), router), "endpoint one", "10.9.0.1 is not on the link")
+		b.Close()
+		b.restart()
+		check(t, b, e, another)
+		// An interface that is lost is made again with what the container had.
+		b.kernel.Yank("eth0")
+		b.plug()
+		check(t, b, e, another)
+	})
+	bubble(t, func(t *testing.T, b *bench) {
+		leasing(b)
+		b.create(leased("net", "eth0", mode.Default))
+		e, err := b.TakeLease(ctx, bare("net", "one"), options.Endpoint{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.run(e)
+		if i, err := b.inside(e); err != nil || len(i.Routes) == 0 {
+			t.Fatalf("%+v, %v", i, err)
+		}
+		for _, want := range []netip.Addr{another, router, third} {
+			if err := b.ReaddressLease("key1", e.IPv4, want); err != nil {
+				t.Fatal(err)
+			}
+			check(t, b, e, want)
 		}
 	})
 }
@@ -645,7 +710,7 @@ func TestReaddress6(t *testing.T) {
 			if e.IPv6.Contains(is.Addr()) {
 				is = netip.PrefixFrom(is.Addr(), 128) // what is known of the subnet is better
 			}
-			if err := b.Readdress(e.IPv6.Addr(), is, netip.Addr{}); err != nil {
+			if err := b.Readdress(e.IPv6.Addr(), is, netip.Addr{}, netip.Addr{}); err != nil {
 				t.Fatal(err)
 			}
 			b.Reconcile()
@@ -663,7 +728,7 @@ func TestReaddress6(t *testing.T) {
 				}
 			}
 		}
-		if err := b.Readdress(e.IPv4.Addr(), netip.MustParsePrefix("192.168.50.99/24"), router); err != nil {
+		if err := b.Readdress(e.IPv4.Addr(), netip.MustParsePrefix("192.168.50.99/24"), router, router); err != nil {
 			t.Fatal(err)
 		}
 		if i, err := b.inside(e); err != nil || i.Addrs[0].String() != "192.168.50.99/24" || i.Addrs[1].String() != "fd00:51::5/128" {

@@ -102,12 +102,12 @@ func (p *Plugin) readdress(e lease.Entry) {
 	var err error
 	is, router := e.Lease.Addr, lease.Router(e.Lease.Terms) // none of IPv6: its routers tell of themselves
 	if e.IPAM {
-		err = p.parts.driver.Readdress(e.Given.Addr(), is, router)
+		err = p.parts.driver.Readdress(e.Given.Addr(), is, router, e.Router)
 	} else {
 		err = p.parts.driver.ReaddressLease(e.Key, is, router)
 	}
 	if err != nil {
-		p.config.Log.WithField("part", "dhcp").Errorf("the container lacks %v, which the server has given it in the place of an earlier one, until it is restarted: %v", is.Addr(), err)
+		p.config.Log.WithField("part", "dhcp").Errorf("the container with %v lacks what the DHCP server gives it now (%v, router %v), until it is restarted: %v", e.Given.Addr(), is.Addr(), router, err)
 	}
 }
 

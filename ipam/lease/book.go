@@ -72,6 +72,7 @@ type Entry struct {
 	Given  netip.Prefix `json:"given"`          // what Docker was told
 	IPAM   bool         `json:"ipam,omitempty"` // by IPAM, which knows it by its address
 	Lease  Lease        `json:"lease"`
+	Router netip.Addr   `json:"router,omitzero"`  // that the server told at the container's start
 	Shared bool         `json:"shared,omitempty"` // the MAC is the parent's: the server goes by the client identifier
 	Keep   bool         `json:"keep,omitempty"`
 	MTU    int          `json:"mtu,omitempty"`  // that the interface is to have; 0: none is told, or wanted
@@ -202,7 +203,7 @@ func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
 		b.spend(key)
 		return Entry{}, err
 	}
-	e := &Entry{Key: key, Drawn: drawn, On: r.On, Name: r.Name, Given: l.Addr, IPAM: r.Subnet.IsValid(), Shared: r.Shared, Lease: l, Keep: r.DHCP.Keep, taken: time.Now()}
+	e := &Entry{Key: key, Drawn: drawn, On: r.On, Name: r.Name, Given: l.Addr, IPAM: r.Subnet.IsValid(), Router: Router(l.Terms), Shared: r.Shared, Lease: l, Keep: r.DHCP.Keep, taken: time.Now()}
 	addr, server, goesBy := l.Addr.Addr(), l.server(), "client identifier"
 	if r.V6 {
 		goesBy = "DUID"
@@ -606,8 +607,31 @@ func (b *Book) told(l Lease, trouble error) {
 		log.Warnf("the DHCP server has given %v in the place of %v; docker inspect goes on showing %v until the container is restarted", now.Lease.Addr, e.Lease.Addr, now.Given.Addr())
 	}
 	if trouble == nil {
+		switch was, is := Router(e.Lease.Terms), Router(now.Lease.Terms); {
+		case was == is:
+		case !is.IsValid():
+			log.Warnf("the DHCP server tells no router any more; the container has %v until it is restarted", was)
+		case !was.IsValid():
+			log.Warnf("the DHCP server tells a router now, %v; restart the container to have it there", is)
+		default:
+			log.Warnf("the DHCP server tells the router %v in the place of %v", is, was)
+		}
+		if !slices.Equal(routes(e.Lease.Terms), routes(now.Lease.Terms)) {
+			log.Warn("the DHCP server tells other routes than before; restart the container to have them there")
+		}
 		b.changed(now)
 	}
+}
+
+// routes are those of a server besides its default route, in an order of their own.
+func routes(t dhcp.Terms) (all []string) {
+	for _, r := range t.Routes {
+		if r.To.Bits() > 0 {
+			all = append(all, fmt.Sprint(r.To, r.Via))
+		}
+	}
+	slices.Sort(all)
+	return all
 }
 
 // put enters an entry in the place of an older one. The caller holds b.mu.
