@@ -776,3 +776,48 @@ type leased6 struct{ containerNames }
 func (leased6) MAC(a netip.Addr) (net.HardwareAddr, bool) {
 	return net.HardwareAddr(byLease6), a.Is6()
 }
+
+// An address that the IPAM has leased is that of a MAC: another of the user's comes too
+// late.
+func TestMACOfLease(t *testing.T) {
+	leased, own, parent := MAC{2, 0, 0, 0, 0, 0xbb}, MAC{2, 0, 0, 0, 0, 0xaa}, MAC{0, 0x16, 0x3e, 0, 0, 2}
+	passthru := mode.Mode{Kind: mode.Macvlan, Name: "passthru"}
+	for _, tt := range []struct {
+		what            string
+		mode            mode.Mode
+		to, given, want MAC // no want: refused
+	}{
+		{"none", mode.Default, leased, nil, leased},
+		{"the lease's", mode.Default, leased, leased, leased},
+		{"another", mode.Default, leased, own, nil},
+		{"passthru, none", passthru, nil, nil, parent},
+		{"passthru, the parent's", passthru, nil, parent, parent},
+		{"passthru, another", passthru, nil, own, nil},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			b := newBench(t)
+			b.create(lan("net", "eth0", tt.mode))
+			b.holdings = leased4{b.names, tt.to}
+			e := on("net", "one", 11)
+			e.MAC = tt.given
+			_, err := b.CreateEndpoint(ctx, e)
+			if tt.want == nil {
+				refused(t, err, own.String(), "--ipam-opt dhcp", "--ipam-driver null", e.IPv4.Addr().String())
+				return
+			}
+			if err != nil || !bytes.Equal(b.endpoints[e.ID].MAC, tt.want) {
+				t.Errorf("%+v, %v", b.endpoints[e.ID], err)
+			}
+		})
+	}
+}
+
+// leased4 is an IPAM whose addresses of IPv4 are leased, to a MAC or a client identifier.
+type leased4 struct {
+	containerNames
+	to MAC
+}
+
+func (l leased4) MAC(a netip.Addr) (net.HardwareAddr, bool) {
+	return net.HardwareAddr(l.to), a.Is4()
+}
