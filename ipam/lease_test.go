@@ -25,6 +25,7 @@ type leases struct {
 	subnet string
 	router string
 	during func() // called in Take
+	spent  string // comes with the error
 }
 
 func (l *leases) note(format string, args ...any) {
@@ -53,7 +54,8 @@ func (l *leases) Take(_ context.Context, r LeaseRequest) (netip.Addr, error) {
 	}
 	switch {
 	case l.fails != nil:
-		return netip.Addr{}, l.fails
+		spent, _ := netip.ParseAddr(l.spent)
+		return spent, l.fails
 	case len(l.gives) > 0:
 		a := netip.MustParseAddr(l.gives[0])
 		l.gives = l.gives[1:]
@@ -566,6 +568,63 @@ func TestLease6(t *testing.T) {
 			r.Options = opt("dhcp=" + dhcp)
 			_, err = b.Learn(t.Context(), r)
 			wantError(t, err, "--ip-range", "dhcp")
+		})
+	}
+}
+
+// A container that gets no lease of IPv6 does not start, and dockerd does not free its
+// address of IPv4: this is done for it, unless an endpoint has the address.
+func TestLease6Fails(t *testing.T) {
+	const four = "192.168.50.100"
+	for _, tt := range []struct {
+		what, spent string
+		prep        func(b *leaseBench)
+		freed       bool
+	}{
+		{"a name", four, nil, true},
+		{"not known", "", nil, false},
+		{"an endpoint has it", four, func(b *leaseBench) { b.ends[netip.MustParseAddr(four)] = "endpoint 1" }, false},
+		{"the gateway", "192.168.50.1", nil, false},
+		{"of no pool", "10.0.0.5", nil, false},
+		{"free", "192.168.50.70", nil, false},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			withServer(t, func(t *testing.T, b *leaseBench) {
+				b.lan.links["eth0"] = append(b.lan.links["eth0"], HostSubnet{Prefix: netip.MustParsePrefix("fd00:50::/64"), Gateway: netip.MustParseAddr("fe80::1")})
+				p6, err := b.RequestPool(t.Context(), PoolRequest{V6: true, Options: opt("dhcp=both parent=eth0")})
+				if err != nil {
+					t.Fatal(err)
+				}
+				n := network("fd00:50::/64")
+				n.Parent = "eth0"
+				b.NetworkCreated("net6", n)
+				addr, err := b.ask(AddressRequest{PoolID: b.pool, Name: "web"})
+				if err != nil || addr.String() != four {
+					t.Fatalf("%v, %v", addr, err)
+				}
+				if tt.prep != nil {
+					tt.prep(b)
+				}
+				b.server.did = nil
+				b.server.fails, b.server.spent = errors.New("no DHCPv6 server answers"), tt.spent
+				_, err = b.ask(AddressRequest{PoolID: p6.ID, Name: "web"})
+				wantError(t, err, "no DHCPv6 server answers")
+				want := []string{`take any for "web" in fd00:50::/64`}
+				if tt.freed {
+					want = append(want, "free "+four)
+				}
+				b.did(want...)
+				if b.Held(addr) == tt.freed || !b.Held(netip.MustParseAddr("192.168.50.1")) {
+					t.Errorf("held: %t", b.Held(addr))
+				}
+				// dockerd may free it all the same.
+				b.free(b.pool, four)
+				b.sound()
+				b.restart()
+				if b.Held(addr) != (tt.what == "an endpoint has it") {
+					t.Errorf("on disk, held: %t", b.Held(addr))
+				}
+			})
 		})
 	}
 }

@@ -3,6 +3,7 @@ package plugin
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -43,6 +44,9 @@ func (l leases) Take(ctx context.Context, q ipam.LeaseRequest) (netip.Addr, erro
 		V6: q.Subnet.Addr().Is6(), Parent: lan.MAC, Link: lan.Link, Shared: lan.Shared, Alone: lan.Alone,
 		On: q.Pool, Name: q.Name, Addr: q.Addr, Subnet: q.Subnet, DHCP: q.DHCP,
 	})
+	if spent := (lease.Spent{}); errors.As(err, &spent) {
+		return spent.Addr, err
+	}
 	return e.Given.Addr(), err
 }
 

@@ -120,14 +120,14 @@ type Book struct {
 	mu      sync.Mutex
 	entries map[string]*Entry     // by key
 	given   map[netip.Addr]*Entry // of those of IPAM
-	asking  map[string]bool       // keys
+	asking  map[string]string     // by key: the container's name, or ""
 }
 
 // Open reads the book. Nothing is asked of any server before Resume.
 func Open(c Config) (*Book, error) {
 	b := &Book{
 		client: c.Client, client6: c.Client6, store: c.Store, log: c.Log, changed: c.Changed, own: c.Own,
-		entries: map[string]*Entry{}, given: map[netip.Addr]*Entry{}, asking: map[string]bool{},
+		entries: map[string]*Entry{}, given: map[netip.Addr]*Entry{}, asking: map[string]string{},
 	}
 	for _, bucket := range []string{bucket, bucket6} {
 		err := c.Store.Each(bucket, func(key, value []byte) error {
@@ -184,9 +184,20 @@ func (b *Book) Resume(held func(*Entry) bool) {
 	}
 }
 
+// Spent is the error of a lease of IPv6 that a container of a known name does not get.
+// It does not start, then, and Addr, which it has been leased for IPv4, is of no use.
+type Spent struct {
+	Addr netip.Addr
+	error
+}
+
+// Unwrap is why.
+func (s Spent) Unwrap() error { return s.error }
+
 // Take takes a lease, and returns what Docker is to be told. The container has it
-// until Free.
-func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
+// until Free. The error may be a Spent.
+func (b *Book) Take(ctx context.Context, r Request) (_ Entry, err error) {
+	start := time.Now()
 	key, drawn, ask, err := b.identify(r)
 	if err != nil {
 		return Entry{}, err
@@ -195,12 +206,14 @@ func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		delete(b.asking, key)
+		if err != nil {
+			err = b.spend(key, r, start, err)
+		}
 	}()
 	wait, cancel := context.WithTimeout(ctx, r.DHCP.Timeout)
 	defer cancel()
 	l, err := b.acquire(wait, r, ask)
 	if err != nil {
-		b.spend(key)
 		return Entry{}, err
 	}
 	e := &Entry{Key: key, Drawn: drawn, On: r.On, Name: r.Name, Given: l.Addr, IPAM: r.Subnet.IsValid(), Router: Router(l.Terms), Shared: r.Shared, Lease: l, Keep: r.DHCP.Keep, taken: time.Now()}
@@ -297,7 +310,7 @@ func (b *Book) identify(r Request) (key string, drawn bool, to ask, err error) {
 			key += suffix6
 		}
 	}
-	b.asking[key] = true
+	b.asking[key] = r.Name
 	id := sha256.Sum256([]byte(strings.TrimSuffix(key, suffix6)))
 	switch {
 	case r.Shared:
@@ -361,17 +374,33 @@ func (b *Book) mate(r Request) (found *Entry) {
 	return found
 }
 
-// spend notes that a container has got no lease of IPv6: dockerd gives its start up,
-// and does not give the address of IPv4 back at once.
-func (b *Book) spend(key string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// spend notes that a container has got no lease of IPv6, which was asked for at start:
+// dockerd gives its start up, and does not give the address of IPv4 back at once, or
+// (Docker 29) at all. Where the name tells that the two are of one container, the error
+// returned is a Spent. The caller holds b.mu.
+func (b *Book) spend(key string, r Request, start time.Time, why error) error {
 	four, six := strings.CutSuffix(key, suffix6)
-	if e := b.entries[four]; six && e != nil {
-		now := *e
-		now.spent = true
-		b.put(&now)
+	e := b.entries[four]
+	if !six || e == nil || !e.Rests.IsZero() {
+		return why
 	}
+	now := *e
+	now.spent = true
+	b.put(&now)
+	if r.Name == "" || e.Name != r.Name || !e.IPAM || e.taken.After(start) || start.Sub(e.taken) >= mateWithin {
+		return why
+	}
+	for key, name := range b.asking {
+		if name == r.Name && strings.HasSuffix(key, suffix6) {
+			return why // dockerd has repeated itself, and the container may start yet
+		}
+	}
+	for _, o := range b.entries {
+		if o.V6() && o.Rests.IsZero() && o.Name == r.Name && o.On == r.On {
+			return why // and this is how
+		}
+	}
+	return Spent{e.Given.Addr(), why}
 }
 
 // oneNetwork says whether two pools, one of each family, may be of one network: they
@@ -417,13 +446,14 @@ func uuid(id [32]byte) []byte {
 // busy says whether an identity is in use. The caller holds b.mu.
 func (b *Book) busy(key string) bool {
 	e := b.entries[key]
-	return b.asking[key] || e != nil && e.Rests.IsZero()
+	_, asking := b.asking[key]
+	return asking || e != nil && e.Rests.IsZero()
 }
 
 // last is the drawn identity on a network that was freed last. The caller holds b.mu.
 func (b *Book) last(r Request) (last *Entry) {
 	for _, e := range b.entries {
-		if e.V6() == r.V6 && e.On == r.On && e.Shared == r.Shared && e.Lease.Link == r.Link && e.Drawn && !e.Rests.IsZero() && !b.asking[e.Key] &&
+		if e.V6() == r.V6 && e.On == r.On && e.Shared == r.Shared && e.Lease.Link == r.Link && e.Drawn && !e.Rests.IsZero() && !b.busy(e.Key) &&
 			(last == nil || last.Rests.Before(e.Rests)) {
 			last = e
 		}
