@@ -129,6 +129,7 @@ type Driver struct {
 	networks  map[string]*Network
 	endpoints map[string]*Endpoint
 	addresses map[netip.Addr]*Endpoint        // whose they are, of those that underlay's IPAM gave
+	leasedOn  map[addrOn]*Endpoint            // and of those that no IPAM did
 	lodgers   map[string]map[string]*Endpoint // by the parent
 	roommates map[string]map[string]*Endpoint // by the sandbox
 	macs      map[macOn]*Endpoint
@@ -151,7 +152,7 @@ const (
 func New(kernel Kernel, st Store, c Config) (*Driver, error) {
 	d := &Driver{
 		kernel: kernel, store: st, holdings: c.Holdings, leaser: c.Leaser, announcer: c.Announcer, log: c.Log, grace: cmp.Or(c.Grace, grace),
-		networks: map[string]*Network{}, endpoints: map[string]*Endpoint{}, addresses: map[netip.Addr]*Endpoint{}, lodgers: map[string]map[string]*Endpoint{}, roommates: map[string]map[string]*Endpoint{}, macs: map[macOn]*Endpoint{},
+		networks: map[string]*Network{}, endpoints: map[string]*Endpoint{}, addresses: map[netip.Addr]*Endpoint{}, leasedOn: map[addrOn]*Endpoint{}, lodgers: map[string]map[string]*Endpoint{}, roommates: map[string]map[string]*Endpoint{}, macs: map[macOn]*Endpoint{},
 		accesses: map[string]*access{}, presences: map[string]*presence{}, waiting: map[string]Absence{}, shaken: map[string]bool{}, footings: map[string]footing{},
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
@@ -298,7 +299,11 @@ func (d *Driver) add(e *Endpoint) {
 		return
 	}
 	for _, p := range e.everyAddress() {
-		d.addresses[p.Addr()] = e
+		if len(n.Subnets) == 0 {
+			d.leasedOn[addrOn{n.parent(), p.Addr()}] = e
+		} else {
+			d.addresses[p.Addr()] = e
+		}
 	}
 }
 
@@ -315,22 +320,58 @@ func (d *Driver) drop(e *Endpoint) {
 	if there {
 		d.free(e)
 	}
+	for _, p := range e.everyAddress() {
+		d.dropAddress(e, p.Addr())
+	}
+	parent := d.parentOf(e)
+	if on := (macOn{parent, string(e.MAC)}); d.macs[on] != nil && d.macs[on].ID == e.ID {
+		delete(d.macs, on)
+	}
 	take := func(index map[string]map[string]*Endpoint, key string) {
 		delete(index[key], e.ID)
 		if len(index[key]) == 0 {
 			delete(index, key)
 		}
 	}
-	take(d.lodgers, d.parentOf(e))
+	take(d.lodgers, parent)
 	take(d.roommates, e.Sandbox)
-	if o := d.macs[macOn{d.parentOf(e), string(e.MAC)}]; o != nil && o.ID == e.ID {
-		delete(d.macs, macOn{d.parentOf(e), string(e.MAC)})
+}
+
+// dropAddress notes that an endpoint has an address no more. The caller holds d.mu.
+func (d *Driver) dropAddress(e *Endpoint, addr netip.Addr) {
+	if o := d.addresses[addr]; o != nil && o.ID == e.ID {
+		delete(d.addresses, addr)
 	}
-	for _, p := range e.everyAddress() {
-		if o := d.addresses[p.Addr()]; o != nil && o.ID == e.ID {
-			delete(d.addresses, p.Addr())
+	on := addrOn{d.parentOf(e), addr}
+	if o := d.leasedOn[on]; o != nil && o.ID == e.ID {
+		delete(d.leasedOn, on)
+	}
+}
+
+// holderOn is the endpoint of a parent that has an address, or nil. The caller holds
+// d.mu.
+func (d *Driver) holderOn(parent string, addr netip.Addr) *Endpoint {
+	if e := d.addresses[addr]; e != nil && d.parentOf(e) == parent {
+		return e
+	}
+	return d.leasedOn[addrOn{parent, addr}]
+}
+
+// holder is the endpoint that has an address of underlay's IPAM, or nil. The LAN's
+// server may have given it to one of another network there. The caller holds d.mu.
+func (d *Driver) holder(addr netip.Addr) *Endpoint {
+	if e := d.addresses[addr]; e != nil || len(d.leasedOn) == 0 {
+		return e
+	}
+	for _, n := range d.networks {
+		if n.ForeignIPAM || !slices.ContainsFunc(n.Subnets, func(s Subnet) bool { return s.Prefix.Contains(addr) }) {
+			continue
+		}
+		if e := d.leasedOn[addrOn{n.parent(), addr}]; e != nil {
+			return e
 		}
 	}
+	return nil
 }
 
 // on are the endpoints of a parent that are in networks for which match holds.
@@ -347,6 +388,12 @@ func (d *Driver) on(parent string, match func(*Network) bool) (all []*Endpoint) 
 
 // macOn is a MAC on a parent, where it is but once.
 type macOn struct{ parent, mac string }
+
+// addrOn is an address on a parent, where it is but once.
+type addrOn struct {
+	parent string
+	addr   netip.Addr
+}
 
 // parentOf is an endpoint's parent, also when its network has gone before it.
 func (d *Driver) parentOf(e *Endpoint) string {
@@ -438,23 +485,33 @@ func (d *Driver) LANOf(subnet netip.Prefix) (LAN, error) {
 	return LAN{Link: parent.Name, MAC: parent.MAC, Shared: found.mode().SharesMAC() || found.mode().Alone(), Alone: found.mode().Alone()}, nil
 }
 
-// Holder tells which endpoint holds an address.
+// Holder tells which endpoint holds an address of underlay's IPAM.
 func (d *Driver) Holder(addr netip.Addr) (string, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	e := d.addresses[addr]
+	e := d.holder(addr)
 	if e == nil {
 		return "", false
 	}
 	return fmt.Sprintf("endpoint %s of network %s", Short(e.ID), Short(e.NetworkID)), true
 }
 
-// MAC returns the MAC of the endpoint that holds an address: its own, or where
-// it shares the parent's, none.
+// MAC returns the MAC of the endpoint that Holder tells: its own, or where it shares
+// the parent's, none.
 func (d *Driver) MAC(addr netip.Addr) (net.HardwareAddr, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	e := d.addresses[addr]
+	return macOf(d.holder(addr))
+}
+
+// MACOn is MAC of an endpoint on a link: other LANs may have the same addresses.
+func (d *Driver) MACOn(link string, addr netip.Addr) (net.HardwareAddr, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return macOf(d.holderOn(link, addr))
+}
+
+func macOf(e *Endpoint) (net.HardwareAddr, bool) {
 	if e == nil {
 		return nil, false
 	}

@@ -208,7 +208,8 @@ func (n *Network) takes(req Endpoint) error {
 // other endpoint of the parent has. submitted is nil for one that is known.
 func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e *Endpoint, submitted <-chan error, err error) {
 	who := d.identity(req) // asks the IPAM: not under the lock
-	leased, byMAC := d.leasedTo(req, false)
+	leased, byIPAM := d.leasedTo(req, false)
+	byMAC := byIPAM && leased != nil
 	leased6, _ := d.leasedTo(req, true)
 	mtu := d.leasedMTU(n, parent, req)
 	d.mu.Lock()
@@ -233,6 +234,8 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 	switch {
 	case byMAC && e.MAC != nil && !bytes.Equal(e.MAC, leased):
 		return nil, nil, fmt.Errorf("--mac-address %v does not go with --ipam-opt dhcp: the lease of %v is that of %v, taken before Docker tells a MAC; use --ipam-driver null -o dhcp=true for MACs of your own", e.MAC, e.IPv4.Addr(), leased)
+	case byIPAM && n.mode().Alone() && e.MAC != nil && !bytes.Equal(e.MAC, parent.MAC): // the parent would have it, too
+		return nil, nil, fmt.Errorf("--mac-address %v does not go with --ipam-opt dhcp: the lease of %v is that of parent %s's MAC %v, taken before Docker tells a MAC; use --ipam-driver null -o dhcp=true for MACs of your own", e.MAC, e.IPv4.Addr(), n.parent(), parent.MAC)
 	case byMAC && e.MAC == nil && !n.mode().SharesMAC() && !n.mode().Alone():
 		if o := d.withMAC(n, leased); o != nil {
 			return nil, nil, fmt.Errorf("the lease of %v is that of MAC %v, which endpoint %s has; stop that container", e.IPv4.Addr(), leased, Short(o.ID))
@@ -259,11 +262,18 @@ func (d *Driver) register(n *Network, parent netlinkutil.Link, req Endpoint) (e 
 
 // untaken refuses an address that another endpoint has. The IPAM does so too,
 // but for what it takes for dockerd's replay, which brings no endpoint here.
-// Networks of other IPAMs may have the same addresses on other LANs. The caller
-// holds d.mu.
+// Networks without underlay's IPAM may have the same addresses on other LANs. The
+// caller holds d.mu.
 func (d *Driver) untaken(n *Network, e Endpoint) error {
+	if n.ForeignIPAM {
+		return nil
+	}
 	for _, p := range e.prefixes() {
-		if o := d.addresses[p.Addr()]; o != nil && !n.ForeignIPAM {
+		o := d.holderOn(n.parent(), p.Addr())
+		if o == nil && len(n.Subnets) > 0 {
+			o = d.addresses[p.Addr()]
+		}
+		if o != nil {
 			return fmt.Errorf("%v is held by endpoint %s of network %s; give another --ip or stop that container", p.Addr(), Short(o.ID), Short(o.NetworkID))
 		}
 	}
@@ -275,7 +285,7 @@ func (d *Driver) untaken(n *Network, e Endpoint) error {
 // by what Docker asks of the IPAM. The caller holds d.mu.
 func (d *Driver) unreserved(n *Network, e Endpoint) error {
 	for _, o := range d.networks {
-		if o.ForeignIPAM != n.ForeignIPAM {
+		if o.ForeignIPAM != n.ForeignIPAM || len(n.Subnets) == 0 && o.parent() != n.parent() {
 			continue
 		}
 		for _, s := range o.Subnets {
@@ -307,15 +317,15 @@ func (d *Driver) foreign(networkID string) bool {
 	return err == nil && (n.ForeignIPAM || len(n.Subnets) == 0)
 }
 
-// leasedTo is the MAC by which the LAN's server knows an endpoint's address of a
-// family.
+// leasedTo says whether the IPAM has leased an endpoint's address of a family, and by
+// which MAC the LAN's server knows it; nil where it goes by a client identifier.
 func (d *Driver) leasedTo(req Endpoint, v6 bool) (MAC, bool) {
 	shown, _ := req.prefix(v6)
 	if !shown.IsValid() || len(req.leases()) > 0 || d.foreign(req.NetworkID) {
 		return nil, false
 	}
 	mac, ok := d.holdings.MAC(shown.Addr())
-	return MAC(mac), ok && mac != nil
+	return MAC(mac), ok
 }
 
 // leasedRoutes are those that the LAN's server tells an endpoint with an address. What

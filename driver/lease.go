@@ -76,8 +76,6 @@ func (d *Driver) TakeLease(ctx context.Context, req Endpoint, own options.Endpoi
 		Network: n.ID, MAC: req.MAC, Own: own, DHCP: o,
 		LAN: LAN{Link: parent.Name, MAC: parent.MAC, Shared: n.mode().SharesMAC() || n.mode().Alone() && req.MAC == nil, Alone: n.mode().Alone()},
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.Timeout) // for both
-	defer cancel()
 	leased := req
 	for _, v6 := range []bool{false, true} {
 		if !o.Leased(v6) {
@@ -150,13 +148,20 @@ func (d *Driver) ReaddressLease(key string, is netip.Prefix, router netip.Addr) 
 	if e == nil {
 		return nil
 	}
-	return d.readdress(e, is, router)
+	told := netip.Addr{}
+	for _, l := range e.leases() {
+		if l.Key == key {
+			told = l.Router
+		}
+	}
+	return d.readdress(e, is, router, told)
 }
 
 // Readdress sees to it that a container which runs has an address, and routes by a
 // router, that the LAN's own server has given it in the place of what Docker was told;
-// that is given. No router leaves the container its own.
-func (d *Driver) Readdress(given netip.Addr, is netip.Prefix, router netip.Addr) error {
+// that is given. No router leaves the container its own, and so does one that the
+// server has told at its start: told. It may be by another of the network's choice.
+func (d *Driver) Readdress(given netip.Addr, is netip.Prefix, router, told netip.Addr) error {
 	d.mu.Lock()
 	e := d.addresses[given]
 	d.mu.Unlock()
@@ -166,10 +171,10 @@ func (d *Driver) Readdress(given netip.Addr, is netip.Prefix, router netip.Addr)
 	if shown, _ := e.prefix(given.Is6()); shown.Addr() != given {
 		return nil // it has ended
 	}
-	return d.readdress(e, is, router)
+	return d.readdress(e, is, router, told)
 }
 
-func (d *Driver) readdress(e *Endpoint, is netip.Prefix, router netip.Addr) error {
+func (d *Driver) readdress(e *Endpoint, is netip.Prefix, router, told netip.Addr) error {
 	n, err := d.network(e.NetworkID)
 	if err != nil {
 		return nil
@@ -179,10 +184,19 @@ func (d *Driver) readdress(e *Endpoint, is netip.Prefix, router netip.Addr) erro
 	if n.Subnets != nil && shown.Contains(is.Addr()) {
 		is = netip.PrefixFrom(is.Addr(), shown.Bits())
 	}
+	routerWas := e.router(n, v6)
 	if was.Addr() == is.Addr() {
-		return nil
+		switch {
+		case !router.IsValid() || router == routerWas || !routerWas.IsValid():
+			return nil
+		case !e.LeasedRouter.IsValid() && told != routerWas:
+			return nil // the network's own gateway, which the server has no say in
+		case !was.Contains(router):
+			return fmt.Errorf("endpoint %s: the router %v is not on the link of %v", Short(e.ID), router, was)
+		}
+		is = was
 	}
-	c := netlinkutil.Readdressing{Was: was, Is: is, RouterWas: e.router(n, v6), RouterIs: router}
+	c := netlinkutil.Readdressing{Was: was, Is: is, RouterWas: routerWas, RouterIs: router}
 	err = d.kernel.Readdress(e.Sandbox, d.endpointAlias(n.ID, e.ID), c)
 	switch {
 	case errors.Is(err, netlinkutil.ErrNoSandbox) || e.Sandbox == "":
@@ -191,14 +205,17 @@ func (d *Driver) readdress(e *Endpoint, is netip.Prefix, router netip.Addr) erro
 		return fmt.Errorf("endpoint %s: %w", Short(e.ID), err)
 	}
 	d.mu.Lock()
-	if d.addresses[was.Addr()] == e && was.Addr() != shown.Addr() {
-		delete(d.addresses, was.Addr())
+	if was.Addr() != shown.Addr() && was != is {
+		d.dropAddress(e, was.Addr())
 	}
 	d.mu.Unlock()
 	after, ok := d.update(e.ID, func(e *Endpoint) {
-		if v6 {
+		switch {
+		case v6:
 			e.Leased6 = is
-		} else {
+		case was == is:
+			e.LeasedRouter = router
+		default:
 			e.Leased, e.LeasedRouter = is, router
 		}
 		if e.Interface != nil { // which may have gone with its parent, and be made again as this
@@ -209,7 +226,11 @@ func (d *Driver) readdress(e *Endpoint, is netip.Prefix, router netip.Addr) erro
 	if !ok {
 		return nil
 	}
-	d.audit(after, "given").Infof("gave its container %v in the place of %v", is, was)
+	if was == is {
+		d.audit(after, "given").Infof("gave its container the router %v in the place of %v", router, routerWas)
+	} else {
+		d.audit(after, "given").Infof("gave its container %v in the place of %v", is, was)
+	}
 	if parent, inside, err := d.inside(n, e.ID, e.Sandbox); err == nil {
 		d.picture(e.ID, inside, parent)
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,11 +27,19 @@ type server struct {
 	mtu    int
 	fails  error
 	fails6 error
+	slow   time.Duration // it takes so long
 	asked  LeaseRequest
 }
 
-func (s *server) Lease(_ context.Context, r LeaseRequest) (Lease, error) {
+func (s *server) Lease(ctx context.Context, r LeaseRequest) (Lease, error) {
 	s.asked = r
+	if s.slow > 0 {
+		select {
+		case <-time.After(s.slow):
+		case <-ctx.Done():
+			return Lease{}, ctx.Err()
+		}
+	}
 	if s.fails != nil {
 		return Lease{}, s.fails
 	}
@@ -68,9 +77,10 @@ func leasing(b *bench) *server {
 	return s
 }
 
-// leased is a network whose addresses are a server's, not an IPAM's.
+// leased is a network whose addresses are a server's, not an IPAM's: the null one's
+// 0.0.0.0/0 is no subnet.
 func leased(name, parent string, m mode.Mode) Network {
-	return Network{ID: id(name), ForeignIPAM: true, Options: options.Network{Parent: parent, Mode: m, DHCP: options.DHCP{V4: true, Timeout: time.Second}}}
+	return Network{ID: id(name), Options: options.Network{Parent: parent, Mode: m, DHCP: options.DHCP{V4: true, Timeout: time.Second}}}
 }
 
 func bare(network, name string) Endpoint { return Endpoint{ID: id(name), NetworkID: id(network)} }
@@ -281,6 +291,100 @@ func TestLeaseOfARepeat(t *testing.T) {
 	}
 }
 
+// Two LANs may have the same private subnet: who has an address there is known by the
+// parent, too.
+func TestLeasesOfTwoLANs(t *testing.T) {
+	both := func(name, parent string) Network {
+		n := leased(name, parent, mode.Default)
+		n.Options.DHCP.V6 = true
+		return n
+	}
+	v4, v6 := netip.MustParseAddr("192.168.50.100"), netip.MustParseAddr("fd00:50::101")
+	b := newBench(t)
+	start := func(network, name string) (Endpoint, error) {
+		t.Helper()
+		s := leasing(b)
+		s.n = 0 // each LAN's server gives the same ones
+		e, err := b.TakeLease(ctx, bare(network, name), options.Endpoint{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Lease.MAC[5], e.MAC = e.ID[0], e.Lease.MAC // and each asks with a MAC of its own
+		_, err = b.CreateEndpoint(ctx, e)
+		return e, err
+	}
+	end := func(e Endpoint) {
+		t.Helper()
+		if err := b.DeleteEndpoint(ctx, e.NetworkID, e.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	has := func(link string, want *Endpoint) {
+		t.Helper()
+		for _, a := range []netip.Addr{v4, v6} {
+			m, ok := b.MACOn(link, a)
+			if ok != (want != nil) || ok && m.String() != want.MAC.String() {
+				t.Errorf("%v on %s: %v, %t, want that of %+v", a, link, m, ok, want)
+			}
+		}
+	}
+	b.create(both("neta", "eth0"), both("netb", "eth1"), both("netc", "eth1"))
+	one, err := start("neta", "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	has("eth0", &one)
+	has("eth1", nil)
+	two, err := start("netb", "two")
+	if err != nil {
+		t.Fatal(err)
+	}
+	has("eth0", &one)
+	has("eth1", &two)
+	_, err = start("netc", "three")
+	refused(t, err, v4.String(), "endpoint two")
+	has("eth1", &two)
+
+	// A network of underlay's IPAM minds those of its own LAN.
+	b.create(lan("netd", "eth1", mode.Default))
+	if who, ok := b.Holder(v4); !ok || !strings.Contains(who, "endpoint two") {
+		t.Errorf("%s has it", who)
+	}
+	end(two)
+	has("eth0", &one)
+	has("eth1", nil)
+	if who, ok := b.Holder(v4); ok {
+		t.Errorf("%s has it, on another LAN", who)
+	}
+	if m, ok := b.MAC(v4); ok {
+		t.Errorf("%v has it, on another LAN", m)
+	}
+	four := on("netd", "four", 100)
+	if _, err := b.CreateEndpoint(ctx, four); err != nil {
+		t.Fatal(err)
+	}
+	if who, ok := b.Holder(v4); !ok || !strings.Contains(who, "endpoint four") {
+		t.Errorf("%s has it", who)
+	}
+	// And the other way round: what it keeps is nothing to other LANs.
+	n := lan("nete", "eth0", mode.Default)
+	n.Subnets[0].Prefix, n.Subnets[0].Gateway = netip.MustParsePrefix("192.168.50.0/24"), v4
+	end(four)
+	if err := b.DeleteNetwork(ctx, id("netd")); err != nil {
+		t.Fatal(err)
+	}
+	b.create(n)
+	if two, err = start("netb", "two"); err != nil {
+		t.Fatal(err)
+	}
+	b.restart()
+	has("eth0", &one)
+	has("eth1", &two)
+	if err := b.Released(ctx, v4); err != nil || !b.HasLease("key1") {
+		t.Errorf("what the IPAM is told of its address is taken for a lease's: %v", err)
+	}
+}
+
 // Other networks have nothing to do with it.
 func TestNoLease(t *testing.T) {
 	b := newBench(t)
@@ -309,7 +413,7 @@ func TestReaddress(t *testing.T) {
 		e := b.one("eth0")
 		check := func(want netip.Prefix, via netip.Addr) {
 			t.Helper()
-			if err := b.Readdress(was.Addr(), want, via); err != nil {
+			if err := b.Readdress(was.Addr(), want, via, router); err != nil {
 				t.Fatal(err)
 			}
 			b.Reconcile() // leaves it so
@@ -344,15 +448,80 @@ func TestReaddress(t *testing.T) {
 		check(was, router)
 		// What is no container's is none's to change.
 		for _, a := range []string{"192.168.50.200", "10.9.0.5"} {
-			if err := b.Readdress(netip.MustParseAddr(a), is, router); err != nil {
+			if err := b.Readdress(netip.MustParseAddr(a), is, router, router); err != nil {
 				t.Error(err)
 			}
 		}
 		b.kernel.Fail("Readdress", 1, errors.New("no buffer space"))
-		refused(t, b.Readdress(was.Addr(), is, router), "no buffer space", "endpoint one")
+		refused(t, b.Readdress(was.Addr(), is, router, router), "no buffer space", "endpoint one")
 		b.kernel.EndSandbox(sandbox(e.ID))
-		if err := b.Readdress(was.Addr(), is, router); err != nil {
+		if err := b.Readdress(was.Addr(), is, router, router); err != nil {
 			t.Errorf("its container has ended: %v", err)
+		}
+	})
+}
+
+// The server tells another router, and the address stays.
+func TestAnotherRouter(t *testing.T) {
+	router, another, third := netip.MustParseAddr("192.168.50.1"), netip.MustParseAddr("192.168.50.2"), netip.MustParseAddr("192.168.50.3")
+	check := func(t *testing.T, b *bench, e Endpoint, want netip.Addr) {
+		t.Helper()
+		b.Reconcile() // leaves it so
+		i, err := b.inside(e)
+		if err != nil || !slices.Contains(i.Addrs, e.IPv4) || i.Routes[0].Via != want {
+			t.Errorf("inside %+v, %v; want a default route by %v", i, err, want)
+		}
+		if _, now, err := b.endpoint(e.NetworkID, e.ID); err != nil || now.router(b.networks[e.NetworkID], false) != want || now.Leased.IsValid() {
+			t.Errorf("on record %+v, %v; want the router %v", now, err, want)
+		}
+	}
+	bubble(t, func(t *testing.T, b *bench) {
+		e := b.one("eth0") // by IPAM
+		for _, step := range []struct{ is, told, want netip.Addr }{
+			{router, router, router},
+			{netip.Addr{}, router, router},
+			{another, netip.Addr{}, router}, // of an earlier version: not known what was told
+			{another, another, router},      // the network has a gateway of its own
+			{another, third, router},        // and has it still when the server has another
+			{another, router, another},
+			{netip.Addr{}, router, another},
+			{third, router, third},
+			{router, router, router},
+			{another, router, another},
+		} {
+			if err := b.Readdress(e.IPv4.Addr(), e.IPv4, step.is, step.told); err != nil {
+				t.Fatal(err)
+			}
+			check(t, b, e, step.want)
+		}
+		if err := b.Readdress(e.IPv6.Addr(), e.IPv6, netip.Addr{}, netip.Addr{}); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, b.Readdress(e.IPv4.Addr(), e.IPv4, netip.MustParseAddr("10.9.0.1"), router), "endpoint one", "10.9.0.1 is not on the link")
+		b.Close()
+		b.restart()
+		check(t, b, e, another)
+		// An interface that is lost is made again with what the container had.
+		b.kernel.Yank("eth0")
+		b.plug()
+		check(t, b, e, another)
+	})
+	bubble(t, func(t *testing.T, b *bench) {
+		leasing(b)
+		b.create(leased("net", "eth0", mode.Default))
+		e, err := b.TakeLease(ctx, bare("net", "one"), options.Endpoint{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.run(e)
+		if i, err := b.inside(e); err != nil || len(i.Routes) == 0 {
+			t.Fatalf("%+v, %v", i, err)
+		}
+		for _, want := range []netip.Addr{another, router, third} {
+			if err := b.ReaddressLease("key1", e.IPv4, want); err != nil {
+				t.Fatal(err)
+			}
+			check(t, b, e, want)
 		}
 	})
 }
@@ -495,6 +664,22 @@ func TestLeases(t *testing.T) {
 	}
 }
 
+// Each family has the whole of lease_timeout: a slow server of IPv4 takes nothing from
+// IPv6.
+func TestLeaseTimeoutOfEach(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		s := leasing(b)
+		n := leased("net", "eth0", mode.Default)
+		n.Options.DHCP.V6 = true
+		b.create(n)
+		s.slow = n.Options.DHCP.Timeout - time.Millisecond
+		start := time.Now()
+		if e, err := b.TakeLease(ctx, bare("net", "one"), options.Endpoint{}); err != nil || e.Lease6 == nil {
+			t.Errorf("after %v: %+v, %v", time.Since(start), e, err)
+		}
+	})
+}
+
 // Half a container is none.
 func TestLeaseOfOneFamilyOnly(t *testing.T) {
 	b := newBench(t)
@@ -525,7 +710,7 @@ func TestReaddress6(t *testing.T) {
 			if e.IPv6.Contains(is.Addr()) {
 				is = netip.PrefixFrom(is.Addr(), 128) // what is known of the subnet is better
 			}
-			if err := b.Readdress(e.IPv6.Addr(), is, netip.Addr{}); err != nil {
+			if err := b.Readdress(e.IPv6.Addr(), is, netip.Addr{}, netip.Addr{}); err != nil {
 				t.Fatal(err)
 			}
 			b.Reconcile()
@@ -543,7 +728,7 @@ func TestReaddress6(t *testing.T) {
 				}
 			}
 		}
-		if err := b.Readdress(e.IPv4.Addr(), netip.MustParsePrefix("192.168.50.99/24"), router); err != nil {
+		if err := b.Readdress(e.IPv4.Addr(), netip.MustParsePrefix("192.168.50.99/24"), router, router); err != nil {
 			t.Fatal(err)
 		}
 		if i, err := b.inside(e); err != nil || i.Addrs[0].String() != "192.168.50.99/24" || i.Addrs[1].String() != "fd00:51::5/128" {
@@ -590,4 +775,49 @@ type leased6 struct{ containerNames }
 
 func (leased6) MAC(a netip.Addr) (net.HardwareAddr, bool) {
 	return net.HardwareAddr(byLease6), a.Is6()
+}
+
+// An address that the IPAM has leased is that of a MAC: another of the user's comes too
+// late.
+func TestMACOfLease(t *testing.T) {
+	leased, own, parent := MAC{2, 0, 0, 0, 0, 0xbb}, MAC{2, 0, 0, 0, 0, 0xaa}, MAC{0, 0x16, 0x3e, 0, 0, 2}
+	passthru := mode.Mode{Kind: mode.Macvlan, Name: "passthru"}
+	for _, tt := range []struct {
+		what            string
+		mode            mode.Mode
+		to, given, want MAC // no want: refused
+	}{
+		{"none", mode.Default, leased, nil, leased},
+		{"the lease's", mode.Default, leased, leased, leased},
+		{"another", mode.Default, leased, own, nil},
+		{"passthru, none", passthru, nil, nil, parent},
+		{"passthru, the parent's", passthru, nil, parent, parent},
+		{"passthru, another", passthru, nil, own, nil},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			b := newBench(t)
+			b.create(lan("net", "eth0", tt.mode))
+			b.holdings = leased4{b.names, tt.to}
+			e := on("net", "one", 11)
+			e.MAC = tt.given
+			_, err := b.CreateEndpoint(ctx, e)
+			if tt.want == nil {
+				refused(t, err, own.String(), "--ipam-opt dhcp", "--ipam-driver null", e.IPv4.Addr().String())
+				return
+			}
+			if err != nil || !bytes.Equal(b.endpoints[e.ID].MAC, tt.want) {
+				t.Errorf("%+v, %v", b.endpoints[e.ID], err)
+			}
+		})
+	}
+}
+
+// leased4 is an IPAM whose addresses of IPv4 are leased, to a MAC or a client identifier.
+type leased4 struct {
+	containerNames
+	to MAC
+}
+
+func (l leased4) MAC(a netip.Addr) (net.HardwareAddr, bool) {
+	return net.HardwareAddr(l.to), a.Is4()
 }

@@ -246,7 +246,7 @@ func (d *Driver) Holders(addrs []netip.Addr) map[netip.Addr]EndpointState {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, addr := range addrs {
-		if e := d.addresses[addr]; e != nil {
+		if e := d.holder(addr); e != nil {
 			holders[addr] = d.endpointState(e, macs)
 		}
 	}

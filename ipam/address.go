@@ -36,7 +36,8 @@ type AddressRequest struct {
 	Gateway bool       // as a network's gateway
 	Name    string     // the container's name, where dockerd tells it
 
-	leased bool // the LAN's server has given Addr
+	leased bool      // the LAN's server has given Addr
+	asked  time.Time // since when it was asked for that
 }
 
 // holding is one address held.
@@ -197,6 +198,10 @@ func (i *IPAM) choose(p *pool, t *terms, r AddressRequest, proven netip.Addr) (n
 		}
 		if err := i.permit(p, r.Addr); err != nil {
 			return r.Addr, take, err
+		}
+		// Before the server gave it, the LAN was asked who has it.
+		if s := p.seen[r.Addr]; s != nil && r.leased && s.heard().Before(r.asked) {
+			p.unsee(r.Addr)
 		}
 		do, err := i.mustAsk(p, t, r.Addr, proven)
 		return r.Addr, do, err

@@ -283,6 +283,14 @@ func (i *IPAM) expire(p *pool) {
 	}
 }
 
+// heard is when it was last heard, or claimed.
+func (s *seen) heard() time.Time {
+	if s.last.IsZero() {
+		return s.until.Add(-claimFor)
+	}
+	return s.last
+}
+
 func (p *pool) unsee(addr netip.Addr) {
 	delete(p.seen, addr)
 	p.mark(addr)

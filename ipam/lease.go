@@ -14,7 +14,9 @@ import (
 type Leases interface {
 	// Learn asks for the IPv4 subnet and router of a link's LAN, and takes nothing.
 	Learn(ctx context.Context, link string, o options.DHCP) (subnet netip.Prefix, router netip.Addr, err error)
-	// Take takes a lease and keeps it until Free.
+	// Take takes a lease and keeps it until Free. An error about IPv6 comes with the
+	// address that the same container has been leased for IPv4, if that is certain:
+	// it does not start, and nobody else gives that back.
 	Take(context.Context, LeaseRequest) (netip.Addr, error)
 	// Refuse tells the server that an address that it has given cannot be used.
 	Refuse(addr netip.Addr, why error)
@@ -134,8 +136,12 @@ func (i *IPAM) Lease(ctx context.Context, r AddressRequest) (AddressRequest, err
 			return r, err
 		}
 	}
+	r.asked = i.now()
 	addr, err := i.leases.Take(ctx, LeaseRequest{Subnet: subnet, Pool: t.id, Name: r.Name, Addr: r.Addr, DHCP: t.options.DHCP})
 	if err != nil {
+		if addr.IsValid() {
+			i.giveUp(ctx, addr)
+		}
 		return r, err
 	}
 	err = p.check(addr)
@@ -149,6 +155,26 @@ func (i *IPAM) Lease(ctx context.Context, r AddressRequest) (AddressRequest, err
 	}
 	r.Addr, r.leased = addr, true
 	return r, nil
+}
+
+// giveUp frees the address of a container that does not start, unless an endpoint has it.
+func (i *IPAM) giveUp(ctx context.Context, addr netip.Addr) {
+	ctx = context.WithoutCancel(ctx) // the call has ended by an error, or is about to
+	p, err := i.lockOverlapping(ctx, netip.PrefixFrom(addr, addr.BitLen()))
+	if err != nil {
+		return
+	}
+	var h *holding
+	if p != nil {
+		h = p.held[addr]
+	}
+	i.mu.Unlock()
+	if h == nil || h.kind != KindEndpoint {
+		return
+	}
+	if err := i.release(ctx, p.subnet, addr, h); err != nil {
+		i.log.WithField("address", addr).Warnf("it is held for a container that has not started: %v", err)
+	}
 }
 
 // unlease undoes Lease. The server hears of an address that cannot be used: one that

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -23,6 +24,8 @@ type leases struct {
 	fails  error
 	subnet string
 	router string
+	during func() // called in Take
+	spent  string // comes with the error
 }
 
 func (l *leases) note(format string, args ...any) {
@@ -46,9 +49,13 @@ func (l *leases) Take(_ context.Context, r LeaseRequest) (netip.Addr, error) {
 		what = r.Addr.String()
 	}
 	l.note("take %s for %q in %v", what, r.Name, r.Subnet)
+	if l.during != nil {
+		l.during()
+	}
 	switch {
 	case l.fails != nil:
-		return netip.Addr{}, l.fails
+		spent, _ := netip.ParseAddr(l.spent)
+		return spent, l.fails
 	case len(l.gives) > 0:
 		a := netip.MustParseAddr(l.gives[0])
 		l.gives = l.gives[1:]
@@ -214,6 +221,53 @@ func TestLeaseRefused(t *testing.T) {
 					b.server.did[i], _, _ = strings.Cut(b.server.did[i], " for ")
 				}
 				b.did(tt.did...)
+			})
+		})
+	}
+}
+
+// The client asks the LAN about what the server gives: a machine that was heard before
+// that has gone. One that is heard since has come in between.
+func TestLeaseOfASeenAddress(t *testing.T) {
+	const addr = "192.168.50.100"
+	for _, tt := range []struct {
+		what           string
+		before, during bool // when it is heard
+		claim          bool
+		taken          bool
+	}{
+		{"before", true, false, false, false},
+		{"a claim before", true, false, true, false},
+		{"since", false, true, false, true},
+		{"a claim since", false, true, true, true},
+		{"before and since", true, true, false, true},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			withServer(t, func(t *testing.T, b *leaseBench) {
+				if tt.before {
+					b.hear("eth0", addr, other, tt.claim)
+				}
+				b.pass(time.Second)
+				b.server.during = func() {
+					if tt.during {
+						b.hear("eth0", addr, other, tt.claim)
+					}
+				}
+				got, err := b.ask(AddressRequest{PoolID: b.pool, Name: "web"})
+				take := `take any for "web" in 192.168.50.0/24`
+				if tt.taken {
+					wantError(t, err, addr, other)
+					b.did(take, "refuse "+addr)
+				} else {
+					if err != nil || got.String() != addr {
+						t.Errorf("%v, %v", got, err)
+					}
+					b.did(take)
+				}
+				if n := b.lan.questions(); n != 0 {
+					t.Errorf("%d questions to the LAN", n)
+				}
+				b.sound()
 			})
 		})
 	}
@@ -514,6 +568,63 @@ func TestLease6(t *testing.T) {
 			r.Options = opt("dhcp=" + dhcp)
 			_, err = b.Learn(t.Context(), r)
 			wantError(t, err, "--ip-range", "dhcp")
+		})
+	}
+}
+
+// A container that gets no lease of IPv6 does not start, and dockerd does not free its
+// address of IPv4: this is done for it, unless an endpoint has the address.
+func TestLease6Fails(t *testing.T) {
+	const four = "192.168.50.100"
+	for _, tt := range []struct {
+		what, spent string
+		prep        func(b *leaseBench)
+		freed       bool
+	}{
+		{"a name", four, nil, true},
+		{"not known", "", nil, false},
+		{"an endpoint has it", four, func(b *leaseBench) { b.ends[netip.MustParseAddr(four)] = "endpoint 1" }, false},
+		{"the gateway", "192.168.50.1", nil, false},
+		{"of no pool", "10.0.0.5", nil, false},
+		{"free", "192.168.50.70", nil, false},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			withServer(t, func(t *testing.T, b *leaseBench) {
+				b.lan.links["eth0"] = append(b.lan.links["eth0"], HostSubnet{Prefix: netip.MustParsePrefix("fd00:50::/64"), Gateway: netip.MustParseAddr("fe80::1")})
+				p6, err := b.RequestPool(t.Context(), PoolRequest{V6: true, Options: opt("dhcp=both parent=eth0")})
+				if err != nil {
+					t.Fatal(err)
+				}
+				n := network("fd00:50::/64")
+				n.Parent = "eth0"
+				b.NetworkCreated("net6", n)
+				addr, err := b.ask(AddressRequest{PoolID: b.pool, Name: "web"})
+				if err != nil || addr.String() != four {
+					t.Fatalf("%v, %v", addr, err)
+				}
+				if tt.prep != nil {
+					tt.prep(b)
+				}
+				b.server.did = nil
+				b.server.fails, b.server.spent = errors.New("no DHCPv6 server answers"), tt.spent
+				_, err = b.ask(AddressRequest{PoolID: p6.ID, Name: "web"})
+				wantError(t, err, "no DHCPv6 server answers")
+				want := []string{`take any for "web" in fd00:50::/64`}
+				if tt.freed {
+					want = append(want, "free "+four)
+				}
+				b.did(want...)
+				if b.Held(addr) == tt.freed || !b.Held(netip.MustParseAddr("192.168.50.1")) {
+					t.Errorf("held: %t", b.Held(addr))
+				}
+				// dockerd may free it all the same.
+				b.free(b.pool, four)
+				b.sound()
+				b.restart()
+				if b.Held(addr) != (tt.what == "an endpoint has it") {
+					t.Errorf("on disk, held: %t", b.Held(addr))
+				}
+			})
 		})
 	}
 }

@@ -51,7 +51,8 @@ type InterfaceRoute struct {
 }
 
 // Readdressing is a change of a container's address, and with it, where they are
-// told, of its router.
+// told, of its router; or, where the address stays, of the router of its default route
+// alone.
 type Readdressing struct {
 	Was, Is             netip.Prefix
 	RouterWas, RouterIs netip.Addr
@@ -70,7 +71,7 @@ func (c Readdressing) Of(i Interface) Interface {
 		if n.Source == c.Was.Addr() {
 			n.Source = c.Is.Addr()
 		}
-		if c.RouterIs.IsValid() && n.Via == c.RouterWas && n.Via.IsValid() {
+		if c.RouterIs.IsValid() && n.Via == c.RouterWas && n.Via.IsValid() && (c.Was != c.Is || n.To.Bits() == 0) {
 			n.Via = c.RouterIs
 		}
 	}

@@ -390,8 +390,8 @@ func (h *Host) AddRoutes(sandbox, alias string, routes []InterfaceRoute) error {
 }
 
 // Readdress gives the link of that alias in a sandbox an address in the place of
-// another of its family, and its routes the new one for a source and router for a next hop. What
-// has been done already is success.
+// another of its family, and its routes the new one for a source and router for a next hop. Where
+// the address stays, only the default route is touched. What has been done already is success.
 func (h *Host) Readdress(sandbox, alias string, c Readdressing) error {
 	_, err := enter(h, sandbox, func(r *room) (struct{}, error) {
 		k, err := r.link(alias)
@@ -437,8 +437,10 @@ func (r *room) readdress(k netlink.Link, c Readdressing) error {
 			}
 		}
 	}
-	if err := r.nl.AddrDel(k, &netlink.Addr{IPNet: ipnet(c.Was)}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) && c.Was != c.Is {
-		return Explain(err, "", fmt.Sprintf("taking the address %s from the container's link %s", c.Was, name))
+	if c.Was != c.Is { // or connections would break
+		if err := r.nl.AddrDel(k, &netlink.Addr{IPNet: ipnet(c.Was)}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return Explain(err, "", fmt.Sprintf("taking the address %s from the container's link %s", c.Was, name))
+		}
 	}
 	if err := give(); err != nil {
 		return err

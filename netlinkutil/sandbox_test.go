@@ -468,6 +468,7 @@ func testReaddress(t *testing.T, w world) {
 	for _, c := range []netlinkutil.Readdressing{
 		{Was: was, Is: netip.MustParsePrefix("192.168.50.11/24")},
 		{Was: netip.MustParsePrefix("192.168.50.11/24"), Is: netip.MustParsePrefix("192.168.51.7/24"), RouterWas: router, RouterIs: netip.MustParseAddr("192.168.51.1")},
+		{Was: netip.MustParsePrefix("192.168.51.7/24"), Is: netip.MustParsePrefix("192.168.51.7/24"), RouterWas: netip.MustParseAddr("192.168.51.1"), RouterIs: netip.MustParseAddr("192.168.51.2")},
 		{Was: netip.MustParsePrefix("fd00:50::a/64"), Is: netip.MustParsePrefix("fd00:50::b/64")},
 		{Was: netip.MustParsePrefix("fd00:50::b/64"), Is: netip.MustParsePrefix("fd00:51::7/128")},
 	} {
@@ -484,6 +485,15 @@ func testReaddress(t *testing.T, w world) {
 			t.Errorf("it has %+v\nwant %+v", got, have)
 		}
 		ok(t, w.Readdress(box, s.Alias, c))
+	}
+	var vias []string
+	for _, n := range have.Routes {
+		if n.To.Addr().Is4() && n.Via.IsValid() {
+			vias = append(vias, n.Via.String())
+		}
+	}
+	if slices.Sort(vias); !slices.Equal(vias, []string{"192.168.51.1", "192.168.51.2"}) {
+		t.Errorf("%v: where the address stays, the default route alone has another router", vias)
 	}
 	refused(t, w.Readdress(box, "another", netlinkutil.Readdressing{Was: was, Is: was}), netlinkutil.ErrNotFound)
 }

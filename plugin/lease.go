@@ -3,6 +3,7 @@ package plugin
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -43,6 +44,9 @@ func (l leases) Take(ctx context.Context, q ipam.LeaseRequest) (netip.Addr, erro
 		V6: q.Subnet.Addr().Is6(), Parent: lan.MAC, Link: lan.Link, Shared: lan.Shared, Alone: lan.Alone,
 		On: q.Pool, Name: q.Name, Addr: q.Addr, Subnet: q.Subnet, DHCP: q.DHCP,
 	})
+	if spent := (lease.Spent{}); errors.As(err, &spent) {
+		return spent.Addr, err
+	}
 	return e.Given.Addr(), err
 }
 
@@ -54,10 +58,10 @@ func (l leases) Free(addr netip.Addr)              { l.book.FreeAddress(addr) }
 // been given that address by the LAN's own server, so that nobody ought to.
 const checkWait = 200 * time.Millisecond
 
-// inUse asks who has an address that a server has given: a container of this host,
-// which its parent does not hear, or another machine of the LAN.
+// inUse asks who has an address that a server has given: a container of this host on
+// the same LAN, which its parent does not hear, or another machine of the LAN.
 func (o *parts) inUse(ctx context.Context, link string, addr netip.Addr, mac net.HardwareAddr) (net.HardwareAddr, error) {
-	if has, ok := o.driver.MAC(addr); ok && len(has) > 0 && !bytes.Equal(has, mac) {
+	if has, ok := o.driver.MACOn(link, addr); ok && len(has) > 0 && !bytes.Equal(has, mac) {
 		return has, nil
 	}
 	if o.prober == nil {
@@ -102,12 +106,12 @@ func (p *Plugin) readdress(e lease.Entry) {
 	var err error
 	is, router := e.Lease.Addr, lease.Router(e.Lease.Terms) // none of IPv6: its routers tell of themselves
 	if e.IPAM {
-		err = p.parts.driver.Readdress(e.Given.Addr(), is, router)
+		err = p.parts.driver.Readdress(e.Given.Addr(), is, router, e.Router)
 	} else {
 		err = p.parts.driver.ReaddressLease(e.Key, is, router)
 	}
 	if err != nil {
-		p.config.Log.WithField("part", "dhcp").Errorf("the container lacks %v, which the server has given it in the place of an earlier one, until it is restarted: %v", is.Addr(), err)
+		p.config.Log.WithField("part", "dhcp").Errorf("the container with %v lacks what the DHCP server gives it now (%v, router %v), until it is restarted: %v", e.Given.Addr(), is.Addr(), router, err)
 	}
 }
 

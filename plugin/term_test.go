@@ -23,6 +23,12 @@ func TestTerm(t *testing.T) {
 			time.Sleep(15 * time.Second)
 			back()
 		}, 15*time.Second + deadline - words},
+		{"one that waits for both families", func(ctx context.Context) {
+			back := extend(ctx, 20*time.Second)
+			time.Sleep(20 * time.Second)
+			back()
+			extend(ctx, 20*time.Second)
+		}, 2*20*time.Second + deadline - words},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -72,6 +72,7 @@ type Entry struct {
 	Given  netip.Prefix `json:"given"`          // what Docker was told
 	IPAM   bool         `json:"ipam,omitempty"` // by IPAM, which knows it by its address
 	Lease  Lease        `json:"lease"`
+	Router netip.Addr   `json:"router,omitzero"`  // that the server told at the container's start
 	Shared bool         `json:"shared,omitempty"` // the MAC is the parent's: the server goes by the client identifier
 	Keep   bool         `json:"keep,omitempty"`
 	MTU    int          `json:"mtu,omitempty"`  // that the interface is to have; 0: none is told, or wanted
@@ -102,8 +103,8 @@ type Config struct {
 	// Changed is told what a running container is to have from now on, also when it
 	// may have it already: at the start, and at each renewal.
 	Changed func(Entry)
-	// Own tells what an address is of this host's own, "" if it is not: such a lease
-	// is given back.
+	// Own tells what an address is of this host's own, "" if it is not: no container
+	// is to have that.
 	Own func(link string, addr netip.Addr) string
 }
 
@@ -119,14 +120,14 @@ type Book struct {
 	mu      sync.Mutex
 	entries map[string]*Entry     // by key
 	given   map[netip.Addr]*Entry // of those of IPAM
-	asking  map[string]bool       // keys
+	asking  map[string]string     // by key: the container's name, or ""
 }
 
 // Open reads the book. Nothing is asked of any server before Resume.
 func Open(c Config) (*Book, error) {
 	b := &Book{
 		client: c.Client, client6: c.Client6, store: c.Store, log: c.Log, changed: c.Changed, own: c.Own,
-		entries: map[string]*Entry{}, given: map[netip.Addr]*Entry{}, asking: map[string]bool{},
+		entries: map[string]*Entry{}, given: map[netip.Addr]*Entry{}, asking: map[string]string{},
 	}
 	for _, bucket := range []string{bucket, bucket6} {
 		err := c.Store.Each(bucket, func(key, value []byte) error {
@@ -183,9 +184,20 @@ func (b *Book) Resume(held func(*Entry) bool) {
 	}
 }
 
+// Spent is the error of a lease of IPv6 that a container of a known name does not get.
+// It does not start, then, and Addr, which it has been leased for IPv4, is of no use.
+type Spent struct {
+	Addr netip.Addr
+	error
+}
+
+// Unwrap is why.
+func (s Spent) Unwrap() error { return s.error }
+
 // Take takes a lease, and returns what Docker is to be told. The container has it
-// until Free.
-func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
+// until Free. The error may be a Spent.
+func (b *Book) Take(ctx context.Context, r Request) (_ Entry, err error) {
+	start := time.Now()
 	key, drawn, ask, err := b.identify(r)
 	if err != nil {
 		return Entry{}, err
@@ -194,15 +206,17 @@ func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		delete(b.asking, key)
+		if err != nil {
+			err = b.spend(key, r, start, err)
+		}
 	}()
 	wait, cancel := context.WithTimeout(ctx, r.DHCP.Timeout)
 	defer cancel()
 	l, err := b.acquire(wait, r, ask)
 	if err != nil {
-		b.spend(key)
 		return Entry{}, err
 	}
-	e := &Entry{Key: key, Drawn: drawn, On: r.On, Name: r.Name, Given: l.Addr, IPAM: r.Subnet.IsValid(), Shared: r.Shared, Lease: l, Keep: r.DHCP.Keep, taken: time.Now()}
+	e := &Entry{Key: key, Drawn: drawn, On: r.On, Name: r.Name, Given: l.Addr, IPAM: r.Subnet.IsValid(), Router: Router(l.Terms), Shared: r.Shared, Lease: l, Keep: r.DHCP.Keep, taken: time.Now()}
 	addr, server, goesBy := l.Addr.Addr(), l.server(), "client identifier"
 	if r.V6 {
 		goesBy = "DUID"
@@ -217,8 +231,13 @@ func (b *Book) Take(ctx context.Context, r Request) (Entry, error) {
 		return Entry{}, err
 	}
 	if what := b.own(r.Link, addr); what != "" {
-		b.speaker(r.V6).Release(key) // a decline would have the server keep it from the host, too
-		return Entry{}, fmt.Errorf("the DHCP server %s has given %v, which is %s; it may go by the MAC, which this container shares with the host: tell it to go by the %s, or use macvlan", server, addr, what, goesBy)
+		if r.Shared { // the server may take the two for one: the lease may be the host's
+			b.speaker(r.V6).Forget(key)
+			return Entry{}, fmt.Errorf("the DHCP server %s has given %v, which is %s; it may go by the MAC, which this container shares with the host: tell it to go by the %s, or use macvlan", server, addr, what, goesBy)
+		}
+		err := fmt.Errorf("the DHCP server %s has given %v, which is %s: take it out of the server's range", server, addr, what)
+		b.decline(key, r.V6, err)
+		return Entry{}, err
 	}
 	if r.DHCP.MTU {
 		e.MTU = l.MTU
@@ -291,7 +310,7 @@ func (b *Book) identify(r Request) (key string, drawn bool, to ask, err error) {
 			key += suffix6
 		}
 	}
-	b.asking[key] = true
+	b.asking[key] = r.Name
 	id := sha256.Sum256([]byte(strings.TrimSuffix(key, suffix6)))
 	switch {
 	case r.Shared:
@@ -355,17 +374,33 @@ func (b *Book) mate(r Request) (found *Entry) {
 	return found
 }
 
-// spend notes that a container has got no lease of IPv6: dockerd gives its start up,
-// and does not give the address of IPv4 back at once.
-func (b *Book) spend(key string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// spend notes that a container has got no lease of IPv6, which was asked for at start:
+// dockerd gives its start up, and does not give the address of IPv4 back at once, or
+// (Docker 29) at all. Where the name tells that the two are of one container, the error
+// returned is a Spent. The caller holds b.mu.
+func (b *Book) spend(key string, r Request, start time.Time, why error) error {
 	four, six := strings.CutSuffix(key, suffix6)
-	if e := b.entries[four]; six && e != nil {
-		now := *e
-		now.spent = true
-		b.put(&now)
+	e := b.entries[four]
+	if !six || e == nil || !e.Rests.IsZero() {
+		return why
 	}
+	now := *e
+	now.spent = true
+	b.put(&now)
+	if r.Name == "" || e.Name != r.Name || !e.IPAM || e.taken.After(start) || start.Sub(e.taken) >= mateWithin {
+		return why
+	}
+	for key, name := range b.asking {
+		if name == r.Name && strings.HasSuffix(key, suffix6) {
+			return why // dockerd has repeated itself, and the container may start yet
+		}
+	}
+	for _, o := range b.entries {
+		if o.V6() && o.Rests.IsZero() && o.Name == r.Name && o.On == r.On {
+			return why // and this is how
+		}
+	}
+	return Spent{e.Given.Addr(), why}
 }
 
 // oneNetwork says whether two pools, one of each family, may be of one network: they
@@ -411,13 +446,14 @@ func uuid(id [32]byte) []byte {
 // busy says whether an identity is in use. The caller holds b.mu.
 func (b *Book) busy(key string) bool {
 	e := b.entries[key]
-	return b.asking[key] || e != nil && e.Rests.IsZero()
+	_, asking := b.asking[key]
+	return asking || e != nil && e.Rests.IsZero()
 }
 
 // last is the drawn identity on a network that was freed last. The caller holds b.mu.
 func (b *Book) last(r Request) (last *Entry) {
 	for _, e := range b.entries {
-		if e.V6() == r.V6 && e.On == r.On && e.Shared == r.Shared && e.Lease.Link == r.Link && e.Drawn && !e.Rests.IsZero() && !b.asking[e.Key] &&
+		if e.V6() == r.V6 && e.On == r.On && e.Shared == r.Shared && e.Lease.Link == r.Link && e.Drawn && !e.Rests.IsZero() && !b.busy(e.Key) &&
 			(last == nil || last.Rests.Before(e.Rests)) {
 			last = e
 		}
@@ -603,8 +639,31 @@ func (b *Book) told(l Lease, trouble error) {
 		log.Warnf("the DHCP server has given %v in the place of %v; docker inspect goes on showing %v until the container is restarted", now.Lease.Addr, e.Lease.Addr, now.Given.Addr())
 	}
 	if trouble == nil {
+		switch was, is := Router(e.Lease.Terms), Router(now.Lease.Terms); {
+		case was == is:
+		case !is.IsValid():
+			log.Warnf("the DHCP server tells no router any more; the container has %v until it is restarted", was)
+		case !was.IsValid():
+			log.Warnf("the DHCP server tells a router now, %v; restart the container to have it there", is)
+		default:
+			log.Warnf("the DHCP server tells the router %v in the place of %v", is, was)
+		}
+		if !slices.Equal(routes(e.Lease.Terms), routes(now.Lease.Terms)) {
+			log.Warn("the DHCP server tells other routes than before; restart the container to have them there")
+		}
 		b.changed(now)
 	}
+}
+
+// routes are those of a server besides its default route, in an order of their own.
+func routes(t dhcp.Terms) (all []string) {
+	for _, r := range t.Routes {
+		if r.To.Bits() > 0 {
+			all = append(all, fmt.Sprint(r.To, r.Via))
+		}
+	}
+	slices.Sort(all)
+	return all
 }
 
 // put enters an entry in the place of an older one. The caller holds b.mu.

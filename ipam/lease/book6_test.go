@@ -169,6 +169,75 @@ func TestMates(t *testing.T) {
 	}
 }
 
+// A container that gets no lease of IPv6 does not start. Where its name tells which one
+// of IPv4 it has, that is to be freed, so that its next start is that of the same
+// machine.
+func TestSpent(t *testing.T) {
+	for _, tt := range []struct {
+		what string
+		how  []func(*Request)
+		prep func(b *bench, four Entry)
+		want bool
+	}{
+		{"a name", []func(*Request){named("web")}, nil, true},
+		{"a name, ipvlan", []func(*Request){named("web"), shared}, nil, true},
+		{"no name", nil, nil, false},
+		{"another's name", []func(*Request){named("db")}, nil, false},
+		{"IPv6 alone", []func(*Request){named("web"), alone6}, nil, false},
+		{"by the driver, which frees it", []func(*Request){named("web"), byDriver}, func(b *bench, four Entry) { b.entries[four.Key].IPAM = false }, false},
+		{"long ago", []func(*Request){named("web")}, func(b *bench, four Entry) { b.entries[four.Key].taken = time.Now().Add(-mateWithin) }, false},
+		{"by an earlier process", []func(*Request){named("web")}, func(b *bench, _ Entry) { b.open() }, false},
+		{"dockerd asks twice", []func(*Request){named("web")}, func(b *bench, _ Entry) { b.asking["0123"+suffix6] = "web" }, false},
+		{"and has been answered", []func(*Request){named("web")}, func(b *bench, _ Entry) {
+			b.entries["0123"+suffix6] = &Entry{Key: "0123" + suffix6, Name: "web", On: "pool6", Given: netip.MustParsePrefix("fd00:50::99/64")}
+		}, false},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			b := newBench(t)
+			r := request(tt.how...)
+			if r.Name == "db" {
+				r.Name = "web"
+			}
+			r.Subnet, r.DHCP.V4 = netip.MustParsePrefix("192.168.50.0/24"), true
+			four := b.take(r)
+			if tt.prep != nil {
+				tt.prep(b, four)
+			}
+			b.six.fails = dhcp6.ErrNoServer
+			_, err := b.Take(t.Context(), request6(tt.how...))
+			spent := Spent{}
+			if !errors.Is(err, dhcp6.ErrNoServer) || errors.As(err, &spent) != tt.want || tt.want && spent.Addr != four.Given.Addr() {
+				t.Fatalf("%v, spent %v", err, spent.Addr)
+			}
+			b.told() // the IPAM does it, if no container has it
+			if !tt.want {
+				return
+			}
+			b.FreeAddress(spent.Addr)
+			b.told("release " + four.Key)
+			b.six.fails = nil
+			again4, again6 := b.take(r), b.take(request6(tt.how...))
+			if again4.Key != four.Key || !bytes.Equal(again4.Lease.MAC, four.Lease.MAC) || again6.Key != four.Key+suffix6 {
+				t.Errorf("its next start is another machine's: %+v, %+v", again4, again6)
+			}
+		})
+	}
+}
+
+// What the server gives and cannot be is as good as nothing.
+func TestSpentByRefusal(t *testing.T) {
+	for _, gives := range []string{"fd00:51::5", "fd00:50::2"} {
+		b := newBench(t)
+		b.own[netip.MustParseAddr("fd00:50::2")] = "an address of this host (eth0)"
+		four := b.take(request(named("web")))
+		b.six.gives = []string{gives}
+		_, err := b.Take(t.Context(), request6(named("web")))
+		if spent := (Spent{}); !errors.As(err, &spent) || spent.Addr != four.Given.Addr() {
+			t.Errorf("%s: %v", gives, err)
+		}
+	}
+}
+
 // Without leases of IPv4 the identity is found as theirs is.
 func TestIdentity6(t *testing.T) {
 	const aa = "02:00:00:00:00:aa"
@@ -248,7 +317,7 @@ func TestServer6Refused(t *testing.T) {
 		{"no answer", "", dhcp6.ErrNoServer, []string{"no DHCPv6 server answers"}, nil},
 		{"another subnet", "fd00:51::5", nil, []string{"fe80::1", "fd00:51::5", "outside", "--subnet fd00:51::/64"}, []string{"release"}},
 		{"given twice", "fd00:50::10", nil, []string{"fd00:50::10 twice", "DUID"}, []string{"decline", "forget"}},
-		{"the host's", "fd00:50::2", nil, []string{"fd00:50::2, which is an address of this host"}, []string{"release"}},
+		{"the host's", "fd00:50::2", nil, []string{"fd00:50::2, which is an address of this host (eth0): take it out of the server's range"}, []string{"decline", "forget"}},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			b := newBench(t)

@@ -779,20 +779,71 @@ func TestDriftIsSeenTo(t *testing.T) {
 	}
 }
 
-// The server gives what the host itself has, or what Docker shows for another
-// container. Neither is declined: it would be kept from whom it belongs to.
-func TestGivenBack(t *testing.T) {
+// Another router or other routes at a renewal are said once, and noted beside what the
+// container was started with.
+func TestToldOfRouters(t *testing.T) {
 	b := newBench(t)
-	b.own[netip.MustParseAddr("192.168.50.10")] = "an address of this host (eth0)"
-	_, err := b.Take(t.Context(), request(named("web")))
-	if err == nil || !strings.Contains(err.Error(), "192.168.50.10/24, which is an address of this host") && !strings.Contains(err.Error(), "192.168.50.10, which is an address of this host") {
-		t.Error(err)
+	router, another := netip.MustParseAddr("192.168.50.1"), netip.MustParseAddr("192.168.50.2")
+	far, near := netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12")
+	all := netip.MustParsePrefix("0.0.0.0/0")
+	b.terms.Routers = []netip.Addr{router}
+	e := b.take(request(named("web")))
+	for _, step := range []struct {
+		routers []netip.Addr
+		routes  []dhcp.Route
+		log     string // the only line
+	}{
+		{[]netip.Addr{router}, nil, ""},
+		{[]netip.Addr{another, router}, nil, "the router 192.168.50.2 in the place of 192.168.50.1"},
+		{[]netip.Addr{another}, nil, ""},
+		{nil, []dhcp.Route{{To: all, Via: another}}, ""},
+		{nil, []dhcp.Route{{To: far, Via: router}, {To: all, Via: another}}, "other routes than before; restart the container"},
+		{nil, []dhcp.Route{{To: all, Via: another}, {To: far, Via: router}}, ""},
+		{nil, []dhcp.Route{{To: far, Via: router}, {To: near}, {To: all, Via: another}}, "other routes"},
+		{nil, []dhcp.Route{{To: near}, {To: far, Via: router}, {To: all, Via: another}}, ""},
+		{nil, []dhcp.Route{{To: near}, {To: far, Via: router}, {To: all, Via: router}}, "the router 192.168.50.1 in the place of 192.168.50.2"},
+		{nil, []dhcp.Route{{To: near}, {To: far, Via: router}}, "no router any more; the container has 192.168.50.1"},
+		{[]netip.Addr{router}, []dhcp.Route{{To: near}, {To: far, Via: router}}, "a router now, 192.168.50.1; restart the container"},
+	} {
+		b.log.Reset()
+		l := e.Lease.Lease
+		l.Routers, l.Routes = step.routers, step.routes
+		b.Told(dhcp.Event{What: dhcp.Renewed, Lease: l})
+		lines := b.log.AllEntries()
+		if (len(lines) == 1) != (step.log != "") || len(lines) > 1 || step.log != "" && !strings.Contains(lines[0].Message, step.log) {
+			t.Errorf("routers %v, routes %v: %d lines, the last %+v; want %q", step.routers, step.routes, len(lines), b.log.LastEntry(), step.log)
+		}
+		if es := b.Entries(); len(es) != 1 || es[0].Router != router {
+			t.Errorf("%+v", es)
+		}
 	}
-	if len(b.did) != 1 || !strings.HasPrefix(b.did[0], "release ") {
-		t.Errorf("%q", b.did)
-	}
-	if len(b.Entries()) != 0 {
-		t.Errorf("%+v", b.Entries())
+}
+
+// The server gives what the host itself has. On a shared MAC the lease may be the
+// host's: the server hears nothing, or it would take that away. Else nobody has leased
+// it, and it is not to be given again.
+func TestOfTheHost(t *testing.T) {
+	for _, tt := range []struct {
+		what  string
+		r     Request
+		words []string
+		did   string
+	}{
+		{"macvlan", request(named("web")), []string{"take it out of the server's range"}, "decline"},
+		{"ipvlan", request(named("web"), shared), []string{"client identifier", "use macvlan"}, "forget"},
+		{"ipvlan, kept", request(named("web"), shared, kept), []string{"use macvlan"}, "forget"},
+		{"by the driver", request(withMAC("02:00:00:00:00:aa")), []string{"take it out of the server's range"}, "decline"},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			b := newBench(t)
+			b.own[netip.MustParseAddr("192.168.50.10")] = "an address of this host (eth0)"
+			_, err := b.Take(t.Context(), tt.r)
+			refused(t, err, append(tt.words, "192.168.50.1 has given 192.168.50.10, which is an address of this host (eth0)")...)
+			b.told(tt.did + " " + b.lastAsk().Key)
+			if len(b.Entries()) != 0 || len(b.asking) != 0 {
+				t.Errorf("%+v, %v", b.Entries(), b.asking)
+			}
+		})
 	}
 }
 
