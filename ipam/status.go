@@ -149,7 +149,8 @@ type AddressQuery struct {
 }
 
 // Addresses returns the addresses that are not simply free, in their order, and
-// whether more follow. The lock is held for no longer than a page takes.
+// whether more follow. It copies a pool's records at a time: the lock is held for no
+// longer than one pool takes.
 func (i *IPAM) Addresses(q AddressQuery) (page []AddressUse, more bool, err error) {
 	i.refresh()
 	found := false
