@@ -537,3 +537,17 @@ func TestCompletion(t *testing.T) {
 		}
 	}
 }
+
+// A container may name its interface as it likes.
+func TestTableIsPlain(t *testing.T) {
+	text, err := (&asking{format: "wide"}).text(nil, func(tb *table) {
+		drawEndpoints(tb, plugin.Endpoints{Endpoints: []driver.EndpointState{{ID: "1", Interface: "\x1b[2J\u202Ex", Sandbox: "/run/a\tb"}}})
+		tb.say("left: %s", "\x1b[31m\n\u009b")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(text, `\x1b[2J\u202ex in /run/a b`) || !strings.HasSuffix(text, "left: \\x1b[31m\\n\\u009b\n") {
+		t.Errorf("it is %q", text)
+	}
+}
