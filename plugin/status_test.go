@@ -88,6 +88,29 @@ func TestAddresses(t *testing.T) {
 	if d := cmp.Diff(map[string]string{"192.168.50.20": "reserved db", "192.168.50.30": "excluded"}, kinds(part.Addresses)); d != "" {
 		t.Errorf("a part (-want +got): %s", d)
 	}
+	// Of a range that is excluded, that is told of which is asked about.
+	for part, want := range map[string]map[string]string{
+		"192.168.50.8/30":   {"192.168.50.9-192.168.50.11": "excluded", "192.168.50.10": "squatter"},
+		"192.168.50.10/31":  {"192.168.50.10": "squatter", "192.168.50.10-192.168.50.11": "excluded"},
+		"192.168.50.8/31":   {"192.168.50.9": "excluded"},
+		"192.168.50.9/32":   {"192.168.50.9": "excluded"},
+		"192.168.50.11/32":  {"192.168.50.11": "excluded"},
+		"192.168.50.12/32":  {},
+		"192.168.50.128/25": {},
+		"192.168.0.0/16":    want,
+	} {
+		got := []Address{}
+		for req := (AddressesRequest{Subnet: netip.MustParsePrefix(part), Most: 1}); len(got) <= len(want); {
+			page := must[Addresses](b, "Underlay.Addresses", req)
+			got = append(got, page.Addresses...)
+			if req.After = page.Next; !req.After.IsValid() {
+				break
+			}
+		}
+		if d := cmp.Diff(want, kinds(got)); d != "" {
+			t.Errorf("%s (-want +got): %s", part, d)
+		}
+	}
 	if _, err := b.call("Underlay.Addresses", object{"subnet": "192.168.51.0/24"}); err == nil || !strings.Contains(err.Error(), "no pool on") {
 		t.Errorf("another subnet: %v", err)
 	}
