@@ -151,7 +151,7 @@ func route[Req, Res any](s *server, path string, f func(context.Context, Req) (R
 		}
 		if err == nil {
 			if s.log.IsLevelEnabled(logrus.DebugLevel) {
-				entry().Debug(exchange{req, res})
+				entry().Debug(exchange(path, req, res))
 			}
 			sdk.EncodeResponse(w, res, false)
 			return
@@ -209,13 +209,16 @@ func about(req any) logrus.Fields {
 	return fields
 }
 
-// exchange is a call and its answer as JSON.
-type exchange struct{ req, res any }
-
-func (e exchange) String() string {
-	req, _ := json.Marshal(e.req)
-	res, _ := json.Marshal(e.res)
-	return string(req) + " -> " + string(res)
+// exchange is a call and its answer as JSON, for the log. What the underlay command
+// is answered is left out: it is the state, or pages of it.
+func exchange(path string, req, res any) string {
+	text, _ := json.Marshal(req)
+	said := line(string(text))
+	if strings.HasPrefix(path, "/NetworkDriver.") || strings.HasPrefix(path, "/IpamDriver.") {
+		text, _ = json.Marshal(res)
+		said += " -> " + line(string(text))
+	}
+	return said
 }
 
 func milliseconds(since time.Time) string {

@@ -198,3 +198,42 @@ func TestAudit(t *testing.T) {
 		t.Errorf("MAC %q (-want +got): %s\n%s", mac, d, log.String())
 	}
 }
+
+// At the level debug each call is logged, with what dockerd is answered, and no page
+// or export of the state.
+func TestDebugLog(t *testing.T) {
+	b := newBench(t)
+	b.stop()
+	var log bytes.Buffer
+	b.config.Log = logrus.New()
+	b.config.Log.SetOutput(&log)
+	b.config.Log.SetFormatter(&logrus.JSONFormatter{})
+	b.config.Log.SetLevel(logrus.DebugLevel)
+	b.start()
+	id, pool := b.lan(1, "192.168.50.0/24", "192.168.50.1", object{"parent": "eth0"})
+	b.run(id, pool, 2)
+	for _, call := range []string{"Status", "State", "Networks", "Endpoints", "Addresses", "Conflicts", "Leases", "Export"} {
+		must[object](b, "Underlay."+call, object{})
+	}
+	must[object](b, "Underlay.Addresses", object{"subnet": "192.168.50.0/26"})
+	b.stop()
+	said := map[string]string{}
+	for line := range strings.Lines(log.String()) {
+		var e struct{ Call, Msg string }
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		said[e.Call] = e.Msg
+		if strings.HasPrefix(e.Call, "Underlay.") && (strings.Contains(e.Msg, " -> ") || len(e.Msg) > 100) {
+			t.Errorf("%s: %s", e.Call, e.Msg)
+		}
+	}
+	b.start()
+	if !strings.Contains(said["IpamDriver.RequestAddress"], `-> {"Address":"192.168.50.`) || !strings.Contains(said["Underlay.Addresses"], `"192.168.50.0/26"`) || said["Underlay.Export"] != "{}" {
+		t.Errorf("it logs %q", said)
+	}
+	long := strings.Repeat("a", 3*maxLine)
+	if got := exchange("/NetworkDriver.Join", long, long); len(got) > 2*maxLine+20 || !strings.Contains(got, "… -> ") || !strings.HasSuffix(got, "…") {
+		t.Errorf("of a long call %d bytes are logged: %.20s", len(got), got)
+	}
+}
