@@ -297,12 +297,18 @@ func TestExportImport(t *testing.T) {
 	}
 	h.end()
 	h.config.State = filepath.Join(h.folder, "other")
+	if out, err := run1("import", "--state", h.config.State, exported); err == nil || !strings.Contains(err.Error(), "there is no folder "+h.config.State+":") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("into a folder that is not there: %q, %v", out, err)
+	}
+	if err := os.Mkdir(h.config.State, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	out, err := run1("import", "--state", h.config.State, exported)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(out, "records are in "+filepath.Join(h.config.State, plugin.StateFile)) {
-		t.Errorf("import says %q", out)
+	if want := "records are in " + filepath.Join(h.config.State, plugin.StateFile) + "\nas of " + when(epoch) + ": stop containers that were started since,"; !strings.Contains(out, want) {
+		t.Errorf("import says %q, not %q", out, want)
 	}
 	h.config.Now = func() time.Time { return epoch.Add(2 * time.Minute) }
 	h.serve()
@@ -340,6 +346,9 @@ func TestLeases(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.config.State = filepath.Join(h.folder, "other")
+	if err := os.Mkdir(h.config.State, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := plugin.Import(h.config.State, bytes.NewReader(text)); err != nil {
 		t.Fatal(err)
 	}
