@@ -143,13 +143,14 @@ type AddressUse struct {
 
 // AddressQuery asks for a page of addresses.
 type AddressQuery struct {
-	Within netip.Prefix // zero: all pools
+	Within netip.Prefix // masked; zero: all pools
 	After  netip.Addr   // zero: from the first one
 	Most   int
 }
 
 // Addresses returns the addresses that are not simply free, in their order, and
-// whether more follow. The lock is held for no longer than a page takes.
+// whether more follow. It copies a pool's records at a time: the lock is held for no
+// longer than one pool takes.
 func (i *IPAM) Addresses(q AddressQuery) (page []AddressUse, more bool, err error) {
 	i.refresh()
 	found := false
@@ -170,7 +171,7 @@ func (i *IPAM) Addresses(q AddressQuery) (page []AddressUse, more bool, err erro
 		i.mu.Lock()
 		if p := i.pool(subnet); p != nil {
 			for _, addr := range addrs {
-				page = i.describe(page, p, addr)
+				page = i.describe(page, p, q, addr)
 			}
 		}
 		i.mu.Unlock()
@@ -213,13 +214,22 @@ func (i *IPAM) marks(subnet netip.Prefix, q AddressQuery) (addrs []netip.Addr) {
 	for addr := range p.taken {
 		add(addr)
 	}
-	p.alloc.excluded.tree.Scan(func(r run) bool { add(r.first); return true })
+	p.alloc.excluded.tree.Scan(func(r run) bool { add(q.part(r).first); return true })
 	return addrs
 }
 
+// part is what of a run is asked about: of one that only overlaps that, no more.
+func (q AddressQuery) part(r run) run {
+	if !q.Within.IsValid() || r.last.Less(q.Within.Addr()) || lastOf(q.Within).Less(r.first) {
+		return r
+	}
+	return run{later(r.first, q.Within.Addr()), earlier(r.last, lastOf(q.Within))}
+}
+
 // describe appends what is to be told of an address: nothing, if that is over, and
-// two lines for one that begins a range that is excluded.
-func (i *IPAM) describe(page []AddressUse, p *pool, addr netip.Addr) []AddressUse {
+// two lines for one with which a range that is excluded begins, as far as that is
+// asked about.
+func (i *IPAM) describe(page []AddressUse, p *pool, q AddressQuery, addr netip.Addr) []AddressUse {
 	u := AddressUse{Address: addr, Subnet: p.subnet, Note: p.taken[addr]}
 	s, rested := p.seen[addr], p.alloc.resting[addr]
 	switch h := p.held[addr]; {
@@ -243,7 +253,10 @@ func (i *IPAM) describe(page []AddressUse, p *pool, addr netip.Addr) []AddressUs
 	if u.Kind != "" {
 		page = append(page, u)
 	}
-	if r, ok := p.alloc.excluded.at(addr); ok && r.first == addr {
+	if r, ok := p.alloc.excluded.at(addr); ok {
+		if r = q.part(r); r.first != addr {
+			return page
+		}
 		e := AddressUse{Address: addr, Subnet: p.subnet, Kind: Excluded}
 		if r.last != r.first {
 			e.Last = r.last

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -56,41 +57,50 @@ func (p *Plugin) routeExport() {
 	})
 }
 
+// Imported is what a state file was made of.
+type Imported struct {
+	Records  int
+	Exported time.Time // what has happened since is not in it
+}
+
 // Import makes the state file of a folder that has none of an Export. It is done only
 // if a plugin could start with it.
-func Import(folder string, from io.Reader) (records int, err error) {
+func Import(folder string, from io.Reader) (Imported, error) {
 	path := filepath.Join(folder, StateFile)
+	if info, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
+		return Imported{}, fmt.Errorf("there is no folder %s: name that of the plugin's state file", folder)
+	}
 	if _, err := os.Lstat(path); err == nil {
-		return 0, fmt.Errorf("%s is there already: disable the plugin, and move that file away first", path)
+		return Imported{}, fmt.Errorf("%s is there already: disable the plugin, and move that file away first", path)
 	}
 	var e Export
 	dec := json.NewDecoder(from)
 	if err := dec.Decode(&e); err != nil {
-		return 0, fmt.Errorf("the file is no export of underlay's: %w", err)
+		return Imported{}, fmt.Errorf("the file is no export of underlay's: %w", err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return 0, errors.New("the file is no export of underlay's: more follows its end")
+		return Imported{}, errors.New("the file is no export of underlay's: more follows its end")
 	}
 	if e.Format == 0 || e.Records == nil {
-		return 0, errors.New("the file is no export of underlay's: it has no format number, or no records")
+		return Imported{}, errors.New("the file is no export of underlay's: it has no format number, or no records")
 	}
 	var changes []store.Change
 	for _, bucket := range slices.Sorted(maps.Keys(e.Records)) {
 		for _, key := range slices.Sorted(maps.Keys(e.Records[bucket])) {
 			value, err := recordOf(e.Records[bucket][key])
 			if err != nil {
-				return 0, fmt.Errorf("record %s/%s: %w", bucket, key, err)
+				return Imported{}, fmt.Errorf("record %s/%s: %w", bucket, key, err)
 			}
 			changes = append(changes, store.Change{Bucket: bucket, Key: []byte(key), Value: value})
 		}
 	}
 	if err := tryImport(e.Format, changes); err != nil {
-		return 0, err
+		return Imported{}, err
 	}
 	if err := store.Create(path, e.Format, changes); err != nil {
-		return 0, fmt.Errorf("state file %s: %w", path, err)
+		return Imported{}, fmt.Errorf("state file %s: %w", path, err)
 	}
-	return len(changes), nil
+	return Imported{len(changes), e.Exported}, nil
 }
 
 // recordOf is what the state file has for a record of an export.

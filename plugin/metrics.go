@@ -175,12 +175,12 @@ func (m *metrics) listen(on netip.AddrPort) {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET "+MetricsPath, m)
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		busy(r.Context())
-		m.page.ServeHTTP(w, r)
-	})
+	mux.Handle("/", m.page)
 	s := &http.Server{
-		Handler: mux, ConnContext: withVisit, ConnState: answered,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			busy(r.Context())
+			mux.ServeHTTP(w, r)
+		}), ConnContext: withVisit, ConnState: answered,
 		ReadHeaderTimeout: deadline, ReadTimeout: deadline, WriteTimeout: answering, IdleTimeout: idle, MaxHeaderBytes: maxHeader,
 		ErrorLog: stdlog.New(log.WriterLevel(logrus.DebugLevel), "", 0),
 	}

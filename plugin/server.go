@@ -11,16 +11,15 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
-	"unicode"
 
 	"github.com/docker/go-plugins-helpers/sdk"
 	"github.com/sirupsen/logrus"
 
 	"underlay/driver"
+	"underlay/internal/oneline"
 )
 
 const (
@@ -101,18 +100,7 @@ func line(text string) string {
 	if len(text) > maxLine {
 		text = strings.ToValidUTF8(text[:maxLine], "") + "…"
 	}
-	if !strings.ContainsFunc(text, unicode.IsControl) {
-		return text
-	}
-	var b strings.Builder
-	for _, r := range text {
-		if unicode.IsControl(r) {
-			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
-		} else {
-			b.WriteRune(r)
-		}
-	}
-	return b.String()
+	return oneline.Of(text)
 }
 
 // manifest is Plugin.Activate's answer. Docker asks only socket plugins; a
@@ -163,7 +151,7 @@ func route[Req, Res any](s *server, path string, f func(context.Context, Req) (R
 		}
 		if err == nil {
 			if s.log.IsLevelEnabled(logrus.DebugLevel) {
-				entry().Debug(exchange{req, res})
+				entry().Debug(exchange(path, req, res))
 			}
 			sdk.EncodeResponse(w, res, false)
 			return
@@ -221,13 +209,16 @@ func about(req any) logrus.Fields {
 	return fields
 }
 
-// exchange is a call and its answer as JSON.
-type exchange struct{ req, res any }
-
-func (e exchange) String() string {
-	req, _ := json.Marshal(e.req)
-	res, _ := json.Marshal(e.res)
-	return string(req) + " -> " + string(res)
+// exchange is a call and its answer as JSON, for the log. What the underlay command
+// is answered is left out: it is the state, or pages of it.
+func exchange(path string, req, res any) string {
+	text, _ := json.Marshal(req)
+	said := line(string(text))
+	if strings.HasPrefix(path, "/NetworkDriver.") || strings.HasPrefix(path, "/IpamDriver.") {
+		text, _ = json.Marshal(res)
+		said += " -> " + line(string(text))
+	}
+	return said
 }
 
 func milliseconds(since time.Time) string {

@@ -18,7 +18,8 @@ import (
 )
 
 // The calls by which the underlay command looks into the plugin. Each answers from
-// memory, and holds no lock for longer than it takes to copy a page of records.
+// memory, and copies a pool's records at a time: no lock is held for longer than
+// that.
 const (
 	StatusPath    = "/Underlay.Status"    // a Status: counts, and what is the matter
 	NetworksPath  = "/Underlay.Networks"  // a Networks

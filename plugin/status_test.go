@@ -88,6 +88,29 @@ func TestAddresses(t *testing.T) {
 	if d := cmp.Diff(map[string]string{"192.168.50.20": "reserved db", "192.168.50.30": "excluded"}, kinds(part.Addresses)); d != "" {
 		t.Errorf("a part (-want +got): %s", d)
 	}
+	// Of a range that is excluded, that is told of which is asked about.
+	for part, want := range map[string]map[string]string{
+		"192.168.50.8/30":   {"192.168.50.9-192.168.50.11": "excluded", "192.168.50.10": "squatter"},
+		"192.168.50.10/31":  {"192.168.50.10": "squatter", "192.168.50.10-192.168.50.11": "excluded"},
+		"192.168.50.8/31":   {"192.168.50.9": "excluded"},
+		"192.168.50.9/32":   {"192.168.50.9": "excluded"},
+		"192.168.50.11/32":  {"192.168.50.11": "excluded"},
+		"192.168.50.12/32":  {},
+		"192.168.50.128/25": {},
+		"192.168.0.0/16":    want,
+	} {
+		got := []Address{}
+		for req := (AddressesRequest{Subnet: netip.MustParsePrefix(part), Most: 1}); len(got) <= len(want); {
+			page := must[Addresses](b, "Underlay.Addresses", req)
+			got = append(got, page.Addresses...)
+			if req.After = page.Next; !req.After.IsValid() {
+				break
+			}
+		}
+		if d := cmp.Diff(want, kinds(got)); d != "" {
+			t.Errorf("%s (-want +got): %s", part, d)
+		}
+	}
 	if _, err := b.call("Underlay.Addresses", object{"subnet": "192.168.51.0/24"}); err == nil || !strings.Contains(err.Error(), "no pool on") {
 		t.Errorf("another subnet: %v", err)
 	}
@@ -173,5 +196,44 @@ func TestAudit(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got); d != "" || mac == "" {
 		t.Errorf("MAC %q (-want +got): %s\n%s", mac, d, log.String())
+	}
+}
+
+// At the level debug each call is logged, with what dockerd is answered, and no page
+// or export of the state.
+func TestDebugLog(t *testing.T) {
+	b := newBench(t)
+	b.stop()
+	var log bytes.Buffer
+	b.config.Log = logrus.New()
+	b.config.Log.SetOutput(&log)
+	b.config.Log.SetFormatter(&logrus.JSONFormatter{})
+	b.config.Log.SetLevel(logrus.DebugLevel)
+	b.start()
+	id, pool := b.lan(1, "192.168.50.0/24", "192.168.50.1", object{"parent": "eth0"})
+	b.run(id, pool, 2)
+	for _, call := range []string{"Status", "State", "Networks", "Endpoints", "Addresses", "Conflicts", "Leases", "Export"} {
+		must[object](b, "Underlay."+call, object{})
+	}
+	must[object](b, "Underlay.Addresses", object{"subnet": "192.168.50.0/26"})
+	b.stop()
+	said := map[string]string{}
+	for line := range strings.Lines(log.String()) {
+		var e struct{ Call, Msg string }
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		said[e.Call] = e.Msg
+		if strings.HasPrefix(e.Call, "Underlay.") && (strings.Contains(e.Msg, " -> ") || len(e.Msg) > 100) {
+			t.Errorf("%s: %s", e.Call, e.Msg)
+		}
+	}
+	b.start()
+	if !strings.Contains(said["IpamDriver.RequestAddress"], `-> {"Address":"192.168.50.`) || !strings.Contains(said["Underlay.Addresses"], `"192.168.50.0/26"`) || said["Underlay.Export"] != "{}" {
+		t.Errorf("it logs %q", said)
+	}
+	long := strings.Repeat("a", 3*maxLine)
+	if got := exchange("/NetworkDriver.Join", long, long); len(got) > 2*maxLine+20 || !strings.Contains(got, "… -> ") || !strings.HasSuffix(got, "…") {
+		t.Errorf("of a long call %d bytes are logged: %.20s", len(got), got)
 	}
 }

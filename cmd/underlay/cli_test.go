@@ -297,12 +297,18 @@ func TestExportImport(t *testing.T) {
 	}
 	h.end()
 	h.config.State = filepath.Join(h.folder, "other")
+	if out, err := run1("import", "--state", h.config.State, exported); err == nil || !strings.Contains(err.Error(), "there is no folder "+h.config.State+":") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("into a folder that is not there: %q, %v", out, err)
+	}
+	if err := os.Mkdir(h.config.State, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	out, err := run1("import", "--state", h.config.State, exported)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(out, "records are in "+filepath.Join(h.config.State, plugin.StateFile)) {
-		t.Errorf("import says %q", out)
+	if want := "records are in " + filepath.Join(h.config.State, plugin.StateFile) + "\nas of " + when(epoch) + ": stop containers that were started since,"; !strings.Contains(out, want) {
+		t.Errorf("import says %q, not %q", out, want)
 	}
 	h.config.Now = func() time.Time { return epoch.Add(2 * time.Minute) }
 	h.serve()
@@ -340,6 +346,9 @@ func TestLeases(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.config.State = filepath.Join(h.folder, "other")
+	if err := os.Mkdir(h.config.State, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := plugin.Import(h.config.State, bytes.NewReader(text)); err != nil {
 		t.Fatal(err)
 	}
@@ -535,5 +544,19 @@ func TestCompletion(t *testing.T) {
 		if err != nil || !strings.HasPrefix(text, want) && !strings.Contains(text, strings.TrimSuffix(want, "\n")) {
 			t.Errorf("%v: %v, %q, want %q", args, err, text, want)
 		}
+	}
+}
+
+// A container may name its interface as it likes.
+func TestTableIsPlain(t *testing.T) {
+	text, err := (&asking{format: "wide"}).text(nil, func(tb *table) {
+		drawEndpoints(tb, plugin.Endpoints{Endpoints: []driver.EndpointState{{ID: "1", Interface: "\x1b[2J\u202Ex", Sandbox: "/run/a\tb"}}})
+		tb.say("left: %s", "\x1b[31m\n\u009b")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(text, `\x1b[2J\u202ex in /run/a b`) || !strings.HasSuffix(text, "left: \\x1b[31m\\n\\u009b\n") {
+		t.Errorf("it is %q", text)
 	}
 }

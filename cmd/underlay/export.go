@@ -2,9 +2,9 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -48,7 +48,9 @@ func importState() *cobra.Command {
 		Short: "Make a state file of what underlay export has printed, in a folder that has none",
 		Long: `Make a state file of what underlay export has printed, in a folder that has none.
 
-The plugin must be disabled: it makes a state file when it starts. FOLDER is that of
+The plugin must be disabled: it makes a state file when it starts. Containers that
+were started after the export must be stopped before it is enabled: their addresses
+are not in the file, and would be given to others. FOLDER is that of
 the state file: for the managed plugin on Docker's default data folder
 /var/lib/docker/plugins/ID/propagated-mount, with the ID that docker plugin inspect
 tells. FILE may be - for the standard input.`,
@@ -63,11 +65,13 @@ tells. FILE may be - for the standard input.`,
 				defer f.Close()
 				from = f
 			}
-			n, err := plugin.Import(state, io.Reader(from))
+			done, err := plugin.Import(state, from)
 			if err != nil {
 				return fmt.Errorf("nothing was imported: %w", err)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%d records are in %s\n", n, filepath.Join(state, plugin.StateFile))
+			of := cmp.Or(when(done.Exported), "a time that it does not tell")
+			fmt.Fprintf(cmd.OutOrStdout(), "%d records are in %s\nas of %s: stop containers that were started since, before you enable the plugin\n",
+				done.Records, filepath.Join(state, plugin.StateFile), of)
 			return nil
 		},
 	}

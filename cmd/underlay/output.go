@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 
+	"underlay/internal/oneline"
 	"underlay/plugin"
 )
 
@@ -199,7 +200,7 @@ type table struct {
 func (t *table) row(cells ...any) {
 	texts := make([]string, len(cells))
 	for i, c := range cells {
-		texts[i] = strings.NewReplacer("\t", " ", "\n", " ").Replace(fmt.Sprint(c))
+		texts[i] = oneline.Of(strings.NewReplacer("\t", " ", "\n", " ").Replace(fmt.Sprint(c)))
 		if texts[i] == "" && i < len(cells)-1 {
 			texts[i] = "-"
 		}
@@ -207,10 +208,10 @@ func (t *table) row(cells ...any) {
 	fmt.Fprintln(t, strings.Join(texts, "\t"))
 }
 
-// say ends a table with lines of text, or begins another.
+// say ends a table with a line of text, or begins another.
 func (t *table) say(format string, args ...any) {
 	t.Flush()
-	fmt.Fprintf(t, format+"\n", args...)
+	fmt.Fprintln(t, oneline.Of(fmt.Sprintf(format, args...)))
 	t.Flush()
 }
 

@@ -100,7 +100,7 @@ func parent(f *Facts, r *report) {
 		return
 	}
 	if len(f.Parents) == 0 {
-		r.add(Note, host, "no parent was looked at: the host has no default route, and no network names one", "name one: underlay doctor --parent eth0")
+		r.add(Note, host, "no parent was looked at: the host has no default route by a NIC, and no network names one", "name one: underlay doctor --parent eth0")
 	}
 	for _, p := range f.Parents {
 		l, there := f.link(p.Name)

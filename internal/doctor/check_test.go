@@ -306,6 +306,17 @@ func TestSilence(t *testing.T) {
 	}
 }
 
+// Links and networks may have odd names.
+func TestWriteIsPlain(t *testing.T) {
+	var b bytes.Buffer
+	if err := Write(&b, []Finding{{Note, "modes", "\x1b[2Jeth0", "a\nb\u202e", "c\u009b", "d"}}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := b.String(), "note: \\x1b[2Jeth0: a\\nb\\u202e\n  do: c\\u009b\n  see: d\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestFailed(t *testing.T) {
 	if Failed([]Finding{{Level: Warning}, {Level: Note}}) || !Failed([]Finding{{Level: Note}, {Level: Error}}) {
 		t.Error("an error alone fails")

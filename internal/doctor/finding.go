@@ -3,6 +3,8 @@ package doctor
 import (
 	"fmt"
 	"io"
+
+	"underlay/internal/oneline"
 )
 
 // Level is how bad a finding is.
@@ -35,7 +37,7 @@ func Write(w io.Writer, found []Finding) error {
 		return err
 	}
 	for _, f := range found {
-		if _, err := fmt.Fprintf(w, "%s: %s: %s\n  do: %s\n  see: %s\n", f.Level, f.Subject, f.Fact, f.Remedy, f.See); err != nil {
+		if _, err := fmt.Fprintf(w, "%s: %s: %s\n  do: %s\n  see: %s\n", f.Level, oneline.Of(f.Subject), oneline.Of(f.Fact), oneline.Of(f.Remedy), f.See); err != nil {
 			return err
 		}
 	}

@@ -102,13 +102,18 @@ func Gather(ctx context.Context, s Sources, parents ...string) *Facts {
 	return f
 }
 
-// named are the parents to look at.
+// named are the parents to look at. A tunnel that has the default route, such as
+// WireGuard's or PPP's, is no NIC that anybody would name.
 func (f *Facts) named(k Kernel, asked []string) (names []string) {
 	if len(asked) > 0 {
 		return asked
 	}
 	for _, v6 := range []bool{false, true} {
-		if name, err := k.DefaultLink(v6); err == nil && name != "" {
+		name, err := k.DefaultLink(v6)
+		if err != nil || name == "" {
+			continue
+		}
+		if l, there := f.link(name); !there || len(l.MAC) == 6 {
 			names = append(names, name)
 		}
 	}

@@ -138,6 +138,33 @@ func TestGather(t *testing.T) {
 	}
 }
 
+// A tunnel with the default route is looked at only if somebody names it.
+func TestNamed(t *testing.T) {
+	tunnels := []netlinkutil.Detail{
+		{Link: netlinkutil.Link{Name: "he-ipv6", Kind: "sit", Up: true, Carrier: true, MAC: net.HardwareAddr{192, 168, 50, 2}}},
+		{Link: netlinkutil.Link{Name: "wg0", Kind: "wireguard", Up: true, Carrier: true}},
+	}
+	for _, c := range []struct {
+		v4, v6 string
+		asked  []string
+		daemon []string
+		want   string
+	}{
+		{v4: "eth0", v6: "he-ipv6", want: "eth0"},
+		{v4: "wg0", v6: "eth1", want: "eth1"},
+		{v4: "wg0", v6: "wg0", want: ""},
+		{v4: "wg0", daemon: []string{"wg0", "eth0"}, want: "eth0 wg0"},
+		{v4: "eth0", asked: []string{"wg0"}, want: "wg0"},
+		{v4: "gone0", want: "gone0"},
+	} {
+		f := &Facts{Links: append(well().Links, tunnels...), Daemon: Daemon{Parents: c.daemon}}
+		m := &made{defaults: map[bool]string{false: c.v4, true: c.v6}}
+		if got := strings.Join(f.named(m, c.asked), " "); got != c.want {
+			t.Errorf("%+v: %q", c, got)
+		}
+	}
+}
+
 // A host that answers nothing at all is a host of notes.
 func TestGatherNothing(t *testing.T) {
 	m := &made{refused: errors.New("operation not permitted")}

@@ -255,10 +255,16 @@ func TestCommands(t *testing.T) {
 		}
 		_, err := underlay("import", "--state", filepath.Dir(stateFile(t)), file)
 		refused(t, err, `is there already`)
-		if out := say(t, nil, "import", "--state", filepath.Join(dir, "state"), file); !strings.Contains(out, "records are in") {
+		state := filepath.Join(dir, "state")
+		_, err = underlay("import", "--state", state, file)
+		refused(t, err, `there is no folder`)
+		if err := os.Mkdir(state, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if out := say(t, nil, "import", "--state", state, file); !strings.Contains(out, "records are in") || !strings.Contains(out, "stop containers that were started since") {
 			t.Error(out)
 		}
-		_, err = underlay("import", "--state", filepath.Join(dir, "state"), file)
+		_, err = underlay("import", "--state", state, file)
 		refused(t, err, `is there already`)
 	})
 	t.Run("watch", func(t *testing.T) {

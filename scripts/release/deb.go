@@ -16,13 +16,14 @@ import (
 	"github.com/goreleaser/nfpm/v2/files"
 )
 
-var described = regexp.MustCompile(`^v?([0-9][0-9A-Za-z.]*)(?:-([a-z][0-9A-Za-z.]*))?(?:-([0-9]+)-g([0-9a-f]+))?(-dirty)?$`)
+var described = regexp.MustCompile(`^v?([0-9][0-9A-Za-z.]*)(?:-([a-z][0-9A-Za-z.]*))?(?:-([0-9]+)-g([0-9a-f]+))?$`)
 
 // debVersion is what git describe says as a Debian version, such that later ones
 // sort later: v1.2.3-rc1 is 1.2.3~rc1, v1.2.3-5-gabcdef0 is 1.2.3+5.gabcdef0, and a
 // commit of a history without tags comes by its time and before all releases.
 func debVersion(describe string, when time.Time) string {
-	m := described.FindStringSubmatch(describe)
+	tag, dirty := strings.CutSuffix(describe, "-dirty") // which reads like a pre-release
+	m := described.FindStringSubmatch(tag)
 	if m == nil || !strings.Contains(m[1], ".") {
 		return "0~" + when.UTC().Format("20060102.150405") + "." + regexp.MustCompile(`[^0-9A-Za-z.+~]+`).ReplaceAllString(describe, "+")
 	}
@@ -33,7 +34,7 @@ func debVersion(describe string, when time.Time) string {
 	if m[3] != "" {
 		v += "+" + m[3] + ".g" + m[4]
 	}
-	if m[5] != "" {
+	if dirty {
 		v += "+dirty"
 	}
 	return v

@@ -25,6 +25,8 @@ func TestDebVersion(t *testing.T) {
 		"v1.2.3-5-gabcdef0":          "1.2.3+5.gabcdef0",
 		"v1.2.3-rc.1-5-gabcdef0":     "1.2.3~rc.1+5.gabcdef0",
 		"v1.2.3-5-gabcdef0-dirty":    "1.2.3+5.gabcdef0+dirty",
+		"v0.1.0-dirty":               "0.1.0+dirty",
+		"v1.2.3-rc1-dirty":           "1.2.3~rc1+dirty",
 		"e3052ec":                    "0~20261130.215944.e3052ec",
 		"1234567":                    "0~20261130.215944.1234567",
 		"e3052ec-dirty":              "0~20261130.215944.e3052ec+dirty",
