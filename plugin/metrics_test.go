@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -270,4 +271,54 @@ func TestDashboard(t *testing.T) {
 		t.Fatal(err)
 	}
 	promtool(t, "", "check", "rules", file)
+}
+
+// held is a collector that takes until it is let go.
+type held struct{ begun, end chan struct{} }
+
+func (h held) Describe(chan<- *prometheus.Desc) {}
+func (h held) Collect(chan<- prometheus.Metric) { h.begun <- struct{}{}; <-h.end }
+
+// Whoever waits for the metrics is not shut out for connections that ask for nothing.
+func TestMetricsFullHouse(t *testing.T) {
+	b := newBench(t)
+	b.stop()
+	b.config.Metrics = netip.MustParseAddrPort("127.0.0.1:0")
+	b.start()
+	h := held{make(chan struct{}), make(chan struct{})}
+	b.plugin.metrics.registry.MustRegister(h)
+	got := make(chan error, 1)
+	on := b.plugin.metrics.addr.String()
+	go func() {
+		res, err := http.Get("http://" + on + MetricsPath)
+		if err == nil {
+			_, err = io.ReadAll(res.Body)
+			res.Body.Close()
+		}
+		got <- err
+	}()
+	<-h.begun
+	shut := make(chan error, maxScrapers)
+	for range maxScrapers {
+		c, err := net.Dial("tcp", on)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		go func() {
+			_, err := c.Read(make([]byte, 1))
+			shut <- err
+		}()
+	}
+	select {
+	case <-shut:
+	case err := <-got:
+		t.Errorf("the one that waits is shut out: %v", err)
+		close(h.end)
+		return
+	}
+	close(h.end)
+	if err := <-got; err != nil {
+		t.Errorf("metrics that took a while: %v", err)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -227,6 +228,17 @@ func TestSocket(t *testing.T) {
 	l.Close() // leaves the file, as a killed plugin does
 	b.start()
 	must[object](b, "NetworkDriver.GetCapabilities", nil)
+
+	// Where the plugin starts first, it makes dockerd's folder, and as dockerd does.
+	run := filepath.Join(t.TempDir(), "docker")
+	early, err := listen(filepath.Join(run, "plugins", "u.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer early.Close()
+	if fi, err := os.Stat(run); err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v: dockerd's folder is root's alone", fi.Mode(), err)
+	}
 }
 
 func TestFiveHundredParallelRequests(t *testing.T) {

@@ -226,9 +226,10 @@ func milliseconds(since time.Time) string {
 }
 
 // listen opens the socket, for root alone. A socket left by a plugin that died
-// is replaced; one that somebody answers on, or another file, is not.
+// is replaced; one that somebody answers on, or another file, is not. Folders that it
+// lacks are as dockerd, which may start later, would make them.
 func listen(path string) (*door, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("socket folder: %w", err)
 	}
 	if fi, err := os.Lstat(path); err == nil && fi.Mode().Type() != os.ModeSocket {
@@ -246,7 +247,7 @@ func listen(path string) (*door, error) {
 	case !errors.Is(err, os.ErrNotExist):
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
-	// The folder of a socket plugin is everybody's to read: the mask makes the
+	// The folder of a socket plugin may be everybody's to read: the mask makes the
 	// socket root's from its first moment.
 	old := syscall.Umask(0o177)
 	l, err := net.Listen("unix", path)

@@ -41,6 +41,13 @@ func TestDeb(t *testing.T) {
 	}
 	do(t, "", "systemd-analyze verify --man=no "+debUnit)
 	do(t, "", "echo LOG_LEVEL=debug >>/etc/default/underlay")
+	// dockerd's folder, where systemd makes it at boot.
+	root := t.TempDir()
+	do(t, "", "systemd-tmpfiles --create --root="+root+" - </usr/lib/tmpfiles.d/underlay.conf")
+	if mode := strings.TrimSpace(do(t, "", "stat -c %a "+root+"/run/docker")); mode != "700" {
+		t.Errorf("at boot /run/docker has mode %s", mode)
+	}
+	mode := do(t, "", "stat -c %a /run/docker")
 
 	systemd := startSystemd(t)
 	if said := do(t, "", systemd.in("dpkg -i "+deb+" 2>&1")); strings.Contains(said, "systemd does not run") {
@@ -49,6 +56,9 @@ func TestDeb(t *testing.T) {
 	active := func() error { _, err := sh("", systemd.in("systemctl is-active underlay")); return err }
 	if err := wait(20*time.Second, "the unit", active); err != nil {
 		t.Fatal(err)
+	}
+	if now := do(t, "", "stat -c %a /run/docker"); now != mode {
+		t.Errorf("the unit makes /run/docker's mode %s of %s", now, mode)
 	}
 	pid := strings.TrimSpace(do(t, "", systemd.in("systemctl show -P MainPID underlay")))
 	if env := do(t, "", systemd.in(`tr '\0' '\n' </proc/`+pid+"/environ")); !strings.Contains(env, "LOG_LEVEL=debug\n") {

@@ -52,6 +52,7 @@ func (r *release) deb(to, arch, binary, manual string, licences []byte) (err err
 	}
 	add("/usr/bin/underlay", binary, 0o755)
 	add("/usr/lib/systemd/system/underlay.service", filepath.Join(parts, "underlay.service"), 0o644)
+	add("/usr/lib/tmpfiles.d/underlay.conf", filepath.Join(parts, "underlay.conf"), 0o644)
 	add("/etc/default/underlay", filepath.Join(parts, "underlay.default"), 0o644)
 	contents[len(contents)-1].Type = files.TypeConfigNoReplace
 	add("/usr/share/bash-completion/completions/underlay", filepath.Join(manual, "underlay"), 0o644)
