@@ -47,13 +47,16 @@ func (b *boot) load() bool {
 	return err == nil && json.Unmarshal(text, b) == nil
 }
 
-// Tests that take long are run in one suite alone, unless they are asked for by
-// name. (An expression of -test.skip.)
+// What does not depend on Docker's version is run in one suite alone, and what takes
+// very long in none, unless it is asked for by name. (Expressions of -test.skip.)
 const (
 	notYoung = `^TestReinstalled$|^TestUpgrade$/previous|^TestParents$/^(flapped|VLAN|MTU|renamed|plugin|REBUILD)` +
 		`|^TestLeftovers$|^TestComposeFiles$|^TestRefusals$|^TestReachRefusals$|^TestRouteRefusals$` +
-		`|^TestVLAN(s|Order|Names)$|^TestDHCP(Kea|6ByMAC|DaemonKilled)$|^TestSquatters|^TestBurst$|^TestDeb$|^TestBlind$|^TestHairpinProbes$|^TestKillPlugin$|^TestCommands$|^TestMoving$`
-	notOld = `^TestDHCP(Servers|DaemonKilled)$|^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$|^TestModes$|^TestProxy$|^TestSoak$|^TestKillDaemon$|^TestDHCP(OfOneMAC|AnotherAddress)$|^TestSLAAC$|^TestDHCP6$/^(another|no|wanted)|^TestDoctor$`
+		`|^TestVLAN(s|Order|Names)$|^TestDHCP(Kea|6ByMAC|DaemonKilled)$|^TestSquatters|^TestBurst$|^TestDeb$|^TestBlind$|^TestHairpinProbes$|^TestKillPlugin$|^TestCommands$|^TestMoving$` +
+		`|^TestAddresses$|^TestStaleCaches$|^TestPoolPersists$|^TestForeignVLAN$|^TestLinkOptions$`
+	notOld = `^TestDHCP(Servers|DaemonKilled)$|^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$|^TestModes$|^TestProxy$|^TestSoak$|^TestKillDaemon$|^TestDHCP(OfOneMAC|AnotherAddress)$|^TestSLAAC$|^TestDHCP6$/^(another|no|wanted)|^TestDoctor$` +
+		`|^TestHostAccess(Twice)?$|^TestCapture$|^TestSubnets$|^TestDHCPByMAC$|^TestPluginDropsCapabilities$|^TestSandboxesInPlugin$` +
+		`|^TestSocketPlugin$|^TestRegistry$|^TestStaticRoutes$|^TestRouter|^TestLinkLocalRouter$|^TestDummyParent$`
 )
 
 // begin runs all tests that need no reboot and then, if any of them is asked
