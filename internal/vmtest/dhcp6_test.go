@@ -3,6 +3,7 @@
 package vmtest
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -238,7 +239,7 @@ func TestSLAAC(t *testing.T) {
 		v4, v6 := name+"4", name+"6"
 		b.network("--subnet", "192.168.50.0/24", "--ip-range", "192.168.50.64/26", "--gateway", router4, "-o", "parent=eth0", "-o", kind, v4)
 		b.network(lanArgs("-o", kind, "-o", "no_default_route=true", v6)...)
-		for _, c := range []struct {
+		cases := []struct {
 			name string
 			args []string
 			hear bool
@@ -248,40 +249,48 @@ func TestSLAAC(t *testing.T) {
 			{"labelled", []string{"--network", `name=` + v6 + `,"` + label + `net.ipv6.conf.IFNAME.accept_ra=2"`, "--sysctl", "net.ipv6.conf.all.forwarding=1"}, true},
 			{"of IPv4", []string{"--network", v4}, false},
 			{"of IPv4, labelled", []string{"--network", `name=` + v4 + `,"` + label + `net.ipv6.conf.IFNAME.disable_ipv6=0,net.ipv6.conf.IFNAME.accept_ra=2"`}, true},
-		} {
-			what := kind + ", " + c.name
-			at := b.run("hears", c.args...).at()
-			look := func() (addr, state string) {
-				for _, l := range links(t, at) {
-					for _, a := range l.Addrs {
-						if strings.HasPrefix(a.Local, "fd00:50:b:") {
-							addr = a.Local
-						}
+		}
+		var runs []func()
+		for k, c := range cases {
+			runs = append(runs, func() { b.tryRun(fmt.Sprint("hears", k), c.args...) })
+		}
+		together(runs...)
+		look := func(at place) (addr, state string) {
+			for _, l := range links(t, at) {
+				for _, a := range l.Addrs {
+					if strings.HasPrefix(a.Local, "fd00:50:b:") {
+						addr = a.Local
 					}
 				}
-				return addr, do(t, at, "ip -6 addr; ip -6 route")
 			}
+			return addr, do(t, at, "ip -6 addr; ip -6 route")
+		}
+		for k, c := range cases {
 			if !c.hear {
-				// One that the router has sent meanwhile would have been heard.
-				time.Sleep(5 * time.Second)
-				if addr, state := look(); addr != "" {
-					t.Errorf("%s: it has made itself an address\n%s", what, state)
-				}
-			} else {
-				err := wait(20*time.Second, what, func() error {
-					if addr, state := look(); addr == "" || !strings.Contains(state, "proto ra") {
-						return errorf("%s", state)
-					}
-					return nil
-				})
-				if err != nil {
-					t.Error(err)
-				}
-				addr, _ := look()
-				reaches(t, what+": the router to it", "router", addr)
-				reaches(t, what+": it beyond the router", at, internet6)
+				continue
 			}
-			docker(t, "rm", "-f", "hears")
+			what, at := kind+", "+c.name, inspect(t, fmt.Sprint("hears", k)).at()
+			err := wait(20*time.Second, what, func() error {
+				if addr, state := look(at); addr == "" || !strings.Contains(state, "proto ra") {
+					return errorf("%s", state)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			addr, _ := look(at)
+			reaches(t, what+": the router to it", "router", addr)
+			reaches(t, what+": it beyond the router", at, internet6)
+		}
+		time.Sleep(5 * time.Second) // what the router sends meanwhile would be heard
+		for k, c := range cases {
+			if c.hear {
+				continue
+			}
+			if addr, state := look(inspect(t, fmt.Sprint("hears", k)).at()); addr != "" {
+				t.Errorf("%s, %s: it has made itself an address\n%s", kind, c.name, state)
+			}
 		}
 		b.tidy()
 	}
