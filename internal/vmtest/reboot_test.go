@@ -50,12 +50,12 @@ func (b *boot) load() bool {
 // What does not depend on Docker's version is run in one suite alone, and what takes
 // very long in none, unless it is asked for by name. (Expressions of -test.skip.)
 const (
-	notYoung = `^TestReinstalled$|^TestUpgrade$/previous|^TestParents$/^(flapped|VLAN|MTU|renamed|plugin|REBUILD)` +
+	notYoung = `^TestReinstalled$|^TestUpgrade$/previous|^TestParents$` +
 		`|^TestLeftovers$|^TestComposeFiles$|^TestRefusals$|^TestReachRefusals$|^TestRouteRefusals$` +
 		`|^TestVLAN(s|Order|Names)$|^TestDHCP(Kea|6ByMAC|DaemonKilled)$|^TestSquatters|^TestBurst$|^TestDeb$|^TestBlind$|^TestHairpinProbes$|^TestKillPlugin$|^TestCommands$|^TestMoving$` +
 		`|^TestAddresses$|^TestStaleCaches$|^TestPoolPersists$|^TestForeignVLAN$|^TestLinkOptions$`
 	notOld = `^TestDHCP(Servers|DaemonKilled)$|^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$|^TestModes$|^TestProxy$|^TestSoak$|^TestKillDaemon$|^TestDHCP(OfOneMAC|AnotherAddress)$|^TestSLAAC$|^TestDHCP6$/^(another|no|wanted)|^TestDoctor$` +
-		`|^TestHostAccess(Twice)?$|^TestCapture$|^TestSubnets$|^TestDHCPByMAC$|^TestPluginDropsCapabilities$|^TestSandboxesInPlugin$` +
+		`|^TestHostAccess(Twice)?$|^TestDHCP$|^TestRouteTables$|^TestCapture$|^TestSubnets$|^TestDHCPByMAC$|^TestPluginDropsCapabilities$|^TestSandboxesInPlugin$` +
 		`|^TestSocketPlugin$|^TestRegistry$|^TestStaticRoutes$|^TestRouter|^TestLinkLocalRouter$|^TestDummyParent$`
 )
 
