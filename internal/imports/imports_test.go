@@ -22,8 +22,8 @@ var may = map[string][]string{
 	"underlay/ipam":                {"underlay/internal/options", "underlay/internal/store"},
 	"underlay/ipam/lan":            {"underlay/ipam", "underlay/netlinkutil"},
 	"underlay/ipam/probe":          {"underlay/internal/nic"},
-	"underlay/ipam/dhcp":           {"underlay/internal/nic"},
-	"underlay/ipam/dhcp6":          {"underlay/internal/nic"},
+	"underlay/ipam/dhcp":           {"underlay/internal/nic", "underlay/internal/wall"},
+	"underlay/ipam/dhcp6":          {"underlay/internal/nic", "underlay/internal/wall"},
 	"underlay/driver":              {"underlay/internal/mode", "underlay/internal/options", "underlay/internal/store", "underlay/netlinkutil"},
 	"underlay/ipam/lease":          {"underlay/internal/options", "underlay/internal/store", "underlay/ipam/dhcp", "underlay/ipam/dhcp6"},
 	"underlay/plugin":              {"underlay/driver", "underlay/internal/options", "underlay/internal/oneline", "underlay/internal/store", "underlay/internal/ui", "underlay/ipam", "underlay/ipam/dhcp", "underlay/ipam/dhcp6", "underlay/ipam/lan", "underlay/ipam/lease", "underlay/ipam/probe", "underlay/netlinkutil"},
@@ -35,6 +35,7 @@ var may = map[string][]string{
 	"underlay/internal/nstest":     {},
 	"underlay/internal/fault":      {},
 	"underlay/internal/nic":        {},
+	"underlay/internal/wall":       {},
 	"underlay/internal/killtest":   {},
 	"underlay/internal/uitest":     {},
 

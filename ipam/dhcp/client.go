@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"underlay/internal/wall"
 )
 
 // Config is what a Client needs from others.
@@ -76,7 +78,7 @@ type Client struct {
 	ids    map[string]*lease  // by link and client id
 	asked  map[[4]byte]*lease // by the transaction id that is under way
 	queue  queue
-	clock  clock
+	clock  wall.Clock
 	gates  map[string]*gate // by link, of those where anyone asks
 	out    []letter         // to be sent when mu is released
 	events []Event          // to be told
@@ -498,7 +500,7 @@ func (c *Client) run() {
 		}
 		timer.Stop()
 		if len(c.queue) > 0 {
-			timer.Reset(min(time.Until(c.queue[0].at), nap))
+			timer.Reset(min(time.Until(c.queue[0].at), wall.Nap))
 		}
 		c.leave()
 	}

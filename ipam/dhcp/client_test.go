@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"underlay/internal/wall"
 )
 
 const (
@@ -1029,7 +1031,7 @@ func (c *client) jump(d time.Duration) {
 		l.shift(-d)
 		l.at = l.at.Add(-d)
 	}
-	c.clock.wall = c.clock.wall.Add(-d)
+	c.clock.Set(-d)
 }
 
 // TestClock: time that the host has slept counts, and a clock that is set back keeps
@@ -1060,7 +1062,7 @@ func TestClock(t *testing.T) {
 				time.Sleep(10 * time.Minute)
 				n.clear()
 				c.jump(test.jump)
-				time.Sleep(nap + 100*time.Millisecond)
+				time.Sleep(wall.Nap + 100*time.Millisecond)
 				synctest.Wait()
 				var told []What
 				for _, e := range c.all() {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"underlay/internal/wall"
 )
 
 // Ask is what a lease is asked for with.
@@ -78,11 +80,7 @@ func (l *Lease) Expired(now time.Time) bool {
 // shift moves the lease's times, and has them go by the host's clock alone: Go's own
 // stands still while the host sleeps.
 func (l *Lease) shift(d time.Duration) {
-	for _, t := range []*time.Time{&l.Granted, &l.Renew, &l.Rebind, &l.Expires} {
-		if !t.IsZero() {
-			*t = t.Round(0).Add(d)
-		}
-	}
+	wall.Shift(d, &l.Granted, &l.Renew, &l.Rebind, &l.Expires)
 }
 
 // shortest is the least time for an address that is worth having: a server that

@@ -34,32 +34,10 @@ func (q *queue) Pop() any {
 	return l
 }
 
-// nap is for how long nobody looks whether anything is due: a timer does not count
-// the time that the host sleeps.
-const nap = time.Minute
-
-// clock is the host's clock when it was last looked at.
-type clock struct {
-	wall time.Time
-	run  time.Time // by Go's own, that nobody sets
-}
-
-// back is by how much it has been set back since.
-func (k *clock) back() time.Duration {
-	now := time.Now()
-	d := now.Sub(k.run) - now.Round(0).Sub(k.wall)
-	first := k.run.IsZero()
-	k.wall, k.run = now.Round(0), now
-	if first || d < time.Second {
-		return 0
-	}
-	return d
-}
-
 // follow has all that is kept be as far away as it was before the clock was set
 // back. One that is set forward is taken for one that has slept. With mu held.
 func (c *Client) follow() {
-	d := c.clock.back()
+	d := c.clock.Back()
 	if d == 0 {
 		return
 	}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"github.com/sirupsen/logrus"
+
+	"underlay/internal/wall"
 )
 
 // Config is what a Client needs of its surroundings.
@@ -49,7 +51,7 @@ type Client struct {
 	asked    map[dhcpv6.TransactionID]*binding
 	links    map[string]*link
 	silent   map[string]time.Time // by link: when it was last waited in vain for any answer there
-	clock    clock
+	clock    wall.Clock
 	schedule schedule
 	events   []Event
 	telling  bool

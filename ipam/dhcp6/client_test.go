@@ -971,7 +971,7 @@ func (w *world) jump(d time.Duration) {
 		b.lease.shift(-d)
 		b.due = b.due.Add(-d)
 	}
-	w.clock.wall = w.clock.wall.Add(-d)
+	w.clock.Set(-d)
 }
 
 // TestClock: time that the host has slept counts, and a clock that is set back keeps

@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"underlay/internal/wall"
 )
 
 // DUID identifies a client or a server: the bytes of RFC 8415 11, 3 to 130 of
@@ -190,11 +192,7 @@ type Lease struct {
 // shift moves the lease's times, and has them go by the host's clock alone: Go's own
 // stands still while the host sleeps.
 func (l *Lease) shift(d time.Duration) {
-	for _, t := range []*time.Time{&l.Granted, &l.Renew, &l.Rebind, &l.Preferred, &l.Expires} {
-		if !t.IsZero() {
-			*t = t.Round(0).Add(d)
-		}
-	}
+	wall.Shift(d, &l.Granted, &l.Renew, &l.Rebind, &l.Preferred, &l.Expires)
 }
 
 // over says whether the time t, zero being never, has come.

@@ -4,34 +4,14 @@ import (
 	"container/heap"
 	"math/rand/v2"
 	"time"
+
+	"underlay/internal/wall"
 )
-
-// nap is for how long nobody looks whether anything is due: a timer does not count
-// the time that the host sleeps.
-const nap = time.Minute
-
-// clock is the host's clock when it was last looked at.
-type clock struct {
-	wall time.Time
-	run  time.Time // by Go's own, that nobody sets
-}
-
-// back is by how much it has been set back since.
-func (k *clock) back() time.Duration {
-	now := time.Now()
-	d := now.Sub(k.run) - now.Round(0).Sub(k.wall)
-	first := k.run.IsZero()
-	k.wall, k.run = now.Round(0), now
-	if first || d < time.Second {
-		return 0
-	}
-	return d
-}
 
 // follow has all that is kept be as far away as it was before the clock was set
 // back. One that is set forward is taken for one that has slept. With mu held.
 func (c *Client) follow() {
-	d := c.clock.back()
+	d := c.clock.Back()
 	if d == 0 {
 		return
 	}
@@ -79,7 +59,7 @@ func (s *schedule) wind() {
 		}
 		return
 	}
-	rest := min(time.Until(s.due[0].due), nap)
+	rest := min(time.Until(s.due[0].due), wall.Nap)
 	if s.timer == nil {
 		s.timer = time.AfterFunc(rest, s.ring)
 	} else {
