@@ -51,7 +51,7 @@ func (l leases) Take(ctx context.Context, q ipam.LeaseRequest) (netip.Addr, erro
 }
 
 func (l leases) Refuse(addr netip.Addr, why error) { l.book.Refuse(addr, why) }
-func (l leases) Has(addr netip.Addr) bool          { _, _, ok := l.book.MAC(addr); return ok }
+func (l leases) Has(addr netip.Addr) bool          { _, ok := l.book.Given(addr); return ok }
 func (l leases) Free(addr netip.Addr)              { l.book.FreeAddress(addr) }
 
 // checkWait is how long a machine that has an address may take to say so: it has

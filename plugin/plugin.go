@@ -385,23 +385,23 @@ type holdings struct {
 }
 
 // MTU is that which the server tells with an address.
-func (h *holdings) MTU(addr netip.Addr) int { return h.book.MTU(addr) }
+func (h *holdings) MTU(addr netip.Addr) int {
+	e, _ := h.book.Given(addr)
+	return e.MTU
+}
 
 // Routes are those that the server tells with an address.
 func (h *holdings) Routes(addr netip.Addr) []driver.Route {
-	e, ok := h.book.Given(addr)
-	if !ok {
-		return nil
-	}
+	e, _ := h.book.Given(addr)
 	return leasedRoutes(e)
 }
 
 // MAC is that by which a server knows the container that has an address, nil where
 // it goes by a client identifier.
 func (h *holdings) MAC(addr netip.Addr) (net.HardwareAddr, bool) {
-	mac, shared, ok := h.book.MAC(addr)
-	if shared {
-		mac = nil
+	e, ok := h.book.Given(addr)
+	if e.Shared {
+		return nil, ok
 	}
-	return mac, ok
+	return e.Lease.MAC, ok
 }

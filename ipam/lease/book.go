@@ -490,27 +490,6 @@ func Router(t dhcp.Terms) netip.Addr {
 	return netip.Addr{}
 }
 
-// MAC is that of the container which was given an address.
-func (b *Book) MAC(addr netip.Addr) (mac net.HardwareAddr, shared, ok bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	e := b.given[addr]
-	if e == nil {
-		return nil, false, false
-	}
-	return e.Lease.MAC, e.Shared, true
-}
-
-// MTU is that which the container with an address is to have from the server, or 0.
-func (b *Book) MTU(addr netip.Addr) int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if e := b.given[addr]; e != nil {
-		return e.MTU
-	}
-	return 0
-}
-
 // Given is the entry of the container which was given an address.
 func (b *Book) Given(addr netip.Addr) (Entry, bool) {
 	b.mu.Lock()

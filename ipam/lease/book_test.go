@@ -867,3 +867,14 @@ func TestTwoRecordsOfOneAddress(t *testing.T) {
 		t.Error("the address is nobody's")
 	}
 }
+
+// MAC and MTU are of the container which was given an address.
+func (b *bench) MAC(addr netip.Addr) (mac net.HardwareAddr, shared, ok bool) {
+	e, ok := b.Given(addr)
+	return e.Lease.MAC, e.Shared, ok
+}
+
+func (b *bench) MTU(addr netip.Addr) int {
+	e, _ := b.Given(addr)
+	return e.MTU
+}
