@@ -172,7 +172,7 @@ func release() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "release ADDRESS",
 		Short: "Free an address that no container has any more; refused as long as one may",
-		Args:  cobra.ExactArgs(1),
+		Args:  one,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			addr, err := netip.ParseAddr(args[0])
 			if err != nil || addr.Zone() != "" {

@@ -560,3 +560,14 @@ func TestTableIsPlain(t *testing.T) {
 		t.Errorf("it is %q", text)
 	}
 }
+
+func TestOneArgument(t *testing.T) {
+	for _, args := range [][]string{{"release"}, {"forget"}, {"import", "--state", "/nowhere"}, {"release", "192.168.50.1", "192.168.50.2"}} {
+		cmd := command()
+		cmd.SetArgs(args)
+		err := cmd.Execute()
+		if err == nil || !strings.Contains(err.Error(), "it takes one: underlay "+args[0]+" ") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+}

@@ -54,7 +54,7 @@ are not in the file, and would be given to others. FOLDER is that of
 the state file: for the managed plugin on Docker's default data folder
 /var/lib/docker/plugins/ID/propagated-mount, with the ID that docker plugin inspect
 tells. FILE may be - for the standard input.`,
-		Args: cobra.ExactArgs(1),
+		Args: one,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			from := cmd.InOrStdin()
 			if args[0] != "-" {

@@ -197,7 +197,7 @@ func forget() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "forget NETWORK",
 		Short: "Forget a network that was removed while the plugin was away, given by its ID",
-		Args:  cobra.ExactArgs(1),
+		Args:  one,
 		RunE:  func(_ *cobra.Command, args []string) error { return plugin.Forget(socket, args[0]) },
 	}
 	cmd.ValidArgsFunction = completeNetworks(&socket, func(n *driver.NetworkState) bool { return n.Endpoints == 0 })

@@ -257,3 +257,11 @@ func list[T fmt.Stringer](all []T) string {
 	}
 	return strings.Join(texts, ",")
 }
+
+// one wants an argument, and says which.
+func one(cmd *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("%d arguments were given, and it takes one: %s", len(args), cmd.UseLine())
+	}
+	return nil
+}
