@@ -14,6 +14,19 @@ import (
 // network's pools and its deletion.
 const abandonedAfter = time.Minute
 
+// abandonedLooks is how many times abandoned networks are looked for, four in that
+// time, once dockerd has asked for or released a pool or made a network. By then
+// whatever it was replaying is over, too, and a plugin at rest is not woken.
+const abandonedLooks = 24
+
+// stir has abandoned networks looked for.
+func (p *Plugin) stir() {
+	select {
+	case p.stirred <- struct{}{}:
+	default:
+	}
+}
+
 // forgetAbandoned deletes, until Close, the networks that dockerd has given up
 // without deleting them: a network's creation that it was told had failed, because
 // the answer did not reach it, gets its pools released and no more.
@@ -22,11 +35,18 @@ func (p *Plugin) forgetAbandoned() {
 	tick := time.NewTicker(after / 4)
 	defer tick.Stop()
 	since := map[string]time.Time{}
-	for {
+	for looks := 0; ; {
 		select {
 		case <-p.ctx.Done():
 			return
+		case <-p.stirred:
+			if looks >= abandonedLooks {
+				tick.Reset(after / 4)
+			}
+			looks = 0
+			continue
 		case <-tick.C:
+			looks++
 		}
 		still := map[string]time.Time{}
 		for _, id := range p.parts.ipam.Abandoned() {
@@ -51,5 +71,11 @@ func (p *Plugin) forgetAbandoned() {
 			}
 		}
 		since = still
+		if len(still) > 0 {
+			looks = 0
+		}
+		if looks >= abandonedLooks {
+			tick.Stop()
+		}
 	}
 }

@@ -58,6 +58,7 @@ func (p *Plugin) ipamCapabilities(ctx context.Context, _ none) (ipamCapabilities
 }
 
 func (p *Plugin) requestPool(ctx context.Context, req wire.RequestPoolRequest) (res wire.RequestPoolResponse, err error) {
+	defer p.stir()
 	r := ipam.PoolRequest{V6: req.V6, Options: req.Options}
 	if r.Subnet, err = poolPrefix("--subnet", req.Pool); err != nil {
 		return res, err
@@ -76,6 +77,7 @@ func (p *Plugin) requestPool(ctx context.Context, req wire.RequestPoolRequest) (
 }
 
 func (p *Plugin) releasePool(ctx context.Context, req wire.ReleasePoolRequest) (none, error) {
+	defer p.stir()
 	return none{}, p.parts.ipam.ReleasePool(ctx, req.PoolID)
 }
 

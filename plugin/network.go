@@ -69,6 +69,7 @@ func (p *Plugin) gwAllocCheck(_ context.Context, req gwAllocCheckRequest) (res g
 }
 
 func (p *Plugin) createNetwork(ctx context.Context, req network.CreateNetworkRequest) (none, error) {
+	defer p.stir()
 	n := driver.Network{ID: req.NetworkID}
 	var err error
 	if n.Options, n.Internal, err = networkOptions(req.Options); err != nil {

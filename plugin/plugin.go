@@ -114,6 +114,7 @@ type Plugin struct {
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	workers sync.WaitGroup
+	stirred chan struct{} // networks may have been abandoned: see forgetAbandoned
 
 	parts  parts
 	failed atomic.Pointer[error] // why the state is not loaded
@@ -141,7 +142,7 @@ func Listen(config Config) (*Plugin, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Plugin{config: config, started: config.now(), listener: l, tried: make(chan struct{}), loaded: make(chan struct{})}
+	p := &Plugin{config: config, started: config.now(), listener: l, tried: make(chan struct{}), loaded: make(chan struct{}), stirred: make(chan struct{}, 1)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.metrics = newMetrics(p)
 	p.server = newServer(config.Log, p.ready)
