@@ -8,11 +8,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	wire "github.com/docker/go-plugins-helpers/ipam"
 	"github.com/docker/go-plugins-helpers/network"
@@ -318,37 +316,4 @@ func BenchmarkAllocateAndRelease(bm *testing.B) {
 	close(work)
 	wg.Wait()
 	bm.ReportMetric(float64(bm.N)/bm.Elapsed().Seconds(), "pairs/s")
-}
-
-// All calls of one container's start, one after the other, with 1,000
-// endpoints held. The kernel is the fake one, or with UNDERLAY_BENCH_PARENT the
-// real one: the name of a link in the netns that the benchmark runs in.
-func BenchmarkContainerStart(bm *testing.B) {
-	b := newBench(bm)
-	parent := "eth0"
-	if nic := os.Getenv("UNDERLAY_BENCH_PARENT"); nic != "" {
-		b.stop()
-		b.config.Kernel, parent = nil, nic
-		b.start()
-	}
-	id, pool := b.lan(1, "10.0.0.0/8", "10.0.0.1", object{"parent": parent})
-	held := map[int]string{}
-	for n := range 1000 {
-		held[100+n] = b.run(id, pool, 100+n)
-	}
-	var took []time.Duration
-	for bm.Loop() {
-		start := time.Now()
-		a := b.run(id, pool, 10)
-		took = append(took, time.Since(start))
-		bm.StopTimer()
-		b.end(id, pool, 10, a)
-		bm.StartTimer()
-	}
-	bm.StopTimer()
-	slices.Sort(took)
-	bm.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "median-ms")
-	for n, a := range held { // the real kernel outlives the benchmark
-		b.end(id, pool, n, a)
-	}
 }

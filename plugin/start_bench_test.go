@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -99,10 +98,7 @@ func BenchmarkStart(bm *testing.B) {
 
 func benchStart(bm *testing.B, networks, held, resting int) {
 	b, parent := newRealBench(bm)
-	program := filepath.Join(bm.TempDir(), "underlay")
-	if out, err := exec.Command("go", "build", "-o", program, "underlay/cmd/underlay").CombinedOutput(); err != nil {
-		bm.Fatalf("%v: %s", err, out)
-	}
+	program := buildProgram(bm)
 	var ids []string
 	var pool string
 	for n := range networks {
@@ -117,14 +113,8 @@ func benchStart(bm *testing.B, networks, held, resting int) {
 	var listening, ready, address, used times
 	var resident []int
 	for bm.Loop() {
-		serve := exec.Command(program, "serve", "--socket", b.config.Socket, "--state", b.config.State)
-		serve.Env = append(os.Environ(), "LOG_LEVEL=error")
-		serve.Stderr = os.Stderr
-		serve.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		start := time.Now()
-		if err := serve.Start(); err != nil {
-			bm.Fatal(err)
-		}
+		serve := b.program(program)
 		for conn, err := net.Dial("unix", b.config.Socket); ; conn, err = net.Dial("unix", b.config.Socket) {
 			if err == nil {
 				conn.Close()
