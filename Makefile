@@ -62,7 +62,7 @@ fuzz: ## each fuzz target in turn (FUZZTIME=1m)
 demo: ## containers on a pretend LAN, and who reached whom (as root)
 	@scripts/demo
 
-bench: ## Go benchmarks, docker run and TCP against what is built into Docker (as root)
+bench: ## measure all of docs/performance.md, and write it: more than an hour (as root)
 	@scripts/bench
 
 lint: ## the linters of .golangci.yml, and govulncheck

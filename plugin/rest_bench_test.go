@@ -24,7 +24,7 @@ func BenchmarkRest(bm *testing.B) {
 	for _, endpoints := range []int{0, 1000} {
 		bm.Run(fmt.Sprintf("endpoints=%d", endpoints), func(bm *testing.B) {
 			b, parent := newRealBench(bm)
-			release := b.crowd(endpoints, parent)
+			release := b.crowd(endpoints, parent, nil)
 			b.stop()
 			serve := b.program(buildProgram(bm))
 			defer func() { // for its end

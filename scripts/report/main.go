@@ -63,7 +63,7 @@ func report(docs string, check bool) error {
 // error.
 func (r results) page(text string) ([]byte, error) {
 	t, err := template.New("page.md").Funcs(template.FuncMap{
-		"median": r.median, "quartiles": r.quartiles, "count": r.count, "ratio": r.ratio, "low": r.low,
+		"median": r.median, "quartiles": r.quartiles, "count": r.count, "ratio": r.ratio,
 		"scale": r.scale, "config": r.config, "list": func(s ...string) []string { return s },
 	}).Parse(text)
 	if err != nil {

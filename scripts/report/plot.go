@@ -6,8 +6,10 @@ import (
 	"image/color"
 
 	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
 )
 
 // plots are the pictures of the page, by their names.
@@ -18,21 +20,29 @@ var (
 	grey = color.RGBA{0x8a, 0x8a, 0x8a, 0xff}
 )
 
-func svg(p *plot.Plot, height vg.Length) ([]byte, error) {
+// svg draws a plot whose rows have names.
+func svg(p *plot.Plot, rows []string) ([]byte, error) {
+	p.NominalY(rows...)
+	p.Y.Min, p.Y.Max = -0.7, float64(len(rows))-0.3
 	p.BackgroundColor = color.White
-	w, err := p.WriterTo(18*vg.Centimeter, height, "svg")
+	p.X.Padding, p.Y.Padding = 0, vg.Points(24) // a reader's font may be wider
+	sans := font.Font{Typeface: "Liberation", Variant: "Sans", Size: 11}
+	p.X.Label.TextStyle.Font, p.X.Tick.Label.Font, p.Y.Tick.Label.Font = sans, sans, sans
+	w, err := p.WriterTo(20*vg.Centimeter, vg.Length(len(rows)+4)*0.65*vg.Centimeter, "svg")
 	if err != nil {
 		return nil, err
 	}
 	var b bytes.Buffer
-	_, err = w.WriteTo(&b)
-	return b.Bytes(), err
+	if _, err := w.WriteTo(&b); err != nil {
+		return nil, err
+	}
+	return bytes.ReplaceAll(b.Bytes(), []byte("font-family:Liberation Sans"), []byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif")), nil
 }
 
 // plotRun has a box of the quartiles of docker run for each network.
 func plotRun(r results) ([]byte, error) {
 	p := plot.New()
-	p.X.Label.Text = "docker run --rm … true, milliseconds: the box has the middle half, the line is the median"
+	p.X.Label.Text = "milliseconds"
 	p.X.Min = 0
 	var rows []string
 	for _, network := range []struct{ name, words string }{
@@ -56,14 +66,13 @@ func plotRun(r results) ([]byte, error) {
 			rows = append(rows, fmt.Sprintf("%s, beside %d", network.words, endpoints))
 		}
 	}
-	p.NominalY(rows...)
-	return svg(p, 9*vg.Centimeter)
+	return svg(p, rows)
 }
 
 // plotCalls has a bar of the median of each call, with its 99th percentile.
 func plotCalls(r results) ([]byte, error) {
 	p := plot.New()
-	p.X.Label.Text = "milliseconds: the bar is the median, the line ends at the 99th of 100"
+	p.X.Label.Text = "milliseconds"
 	p.X.Min = 0
 	calls := []string{
 		"DeleteNetwork", "ReleasePool", "ReleaseAddress", "DeleteEndpoint", "Leave", "EndpointOperInfo", "Join", "CreateEndpoint",
@@ -98,14 +107,13 @@ func plotCalls(r results) ([]byte, error) {
 		return nil, err
 	}
 	p.Add(bars, lines)
-	p.NominalY(calls...)
-	return svg(p, 9*vg.Centimeter)
+	return svg(p, calls)
 }
 
 // plotNet has the ratios of paths, with their intervals, and a line at 1.
 func plotNet(r results) ([]byte, error) {
 	p := plot.New()
-	p.X.Label.Text = "ratio of the same round: median and its 95 % interval"
+	p.X.Label.Text = "ratio"
 	var rows []string
 	var points struct {
 		plotter.XYs
@@ -135,17 +143,16 @@ func plotNet(r results) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	dots.Color, dots.Radius = blue, vg.Points(3)
+	dots.Color, dots.Radius, dots.Shape = blue, vg.Points(3), draw.CircleGlyph{}
 	bars, err := plotter.NewXErrorBars(points)
 	if err != nil {
 		return nil, err
 	}
-	one, err := plotter.NewLine(plotter.XYs{{X: 1, Y: -0.5}, {X: 1, Y: float64(len(rows)) - 0.5}})
+	one, err := plotter.NewLine(plotter.XYs{{X: 1, Y: -0.7}, {X: 1, Y: float64(len(rows)) - 0.3}})
 	if err != nil {
 		return nil, err
 	}
 	one.Color = grey
 	p.Add(one, bars, dots)
-	p.NominalY(rows...)
-	return svg(p, 11*vg.Centimeter)
+	return svg(p, rows)
 }

@@ -163,30 +163,17 @@ func (r results) ratio(a, b string) (string, error) {
 	return fmt.Sprintf("**%.2f** (%.2f–%.2f)", s.Center, s.Lo, s.Hi), nil
 }
 
-// low is the least measurement.
-func (r results) low(what string) (string, error) {
-	v, err := r.of(what)
-	if err != nil {
-		return "", err
-	}
-	return figure(slices.Min(v)), nil
-}
-
 // figure is a number of three digits that count, with commas.
 func figure(v float64) string {
 	if v == 0 {
 		return "0"
 	}
 	digits := 2 - int(math.Floor(math.Log10(math.Abs(v))))
-	if digits >= 0 {
-		text := strconv.FormatFloat(v, 'f', digits, 64)
-		if strings.Contains(text, ".") {
-			text = strings.TrimRight(strings.TrimRight(text, "0"), ".")
-		}
-		return text
-	}
 	unit := math.Pow10(-digits)
-	text := strconv.FormatFloat(math.Round(v/unit)*unit, 'f', 0, 64)
+	text := strconv.FormatFloat(math.Round(v/unit)*unit, 'f', max(digits, 0), 64)
+	if strings.Contains(text, ".") {
+		return strings.TrimRight(strings.TrimRight(text, "0"), ".")
+	}
 	for at := len(text) - 3; at > 0; at -= 3 {
 		text = text[:at] + "," + text[at:]
 	}
