@@ -109,18 +109,21 @@ func (d *Driver) shimOf(l netlinkutil.Link) (parent string, ok bool) {
 }
 
 // linkLocal4 ends like the host's own address: no other host of the LAN that
-// has a shim comes to the same. Without one it is drawn, in the range of RFC
-// 3927 section 2.1.
+// has a shim comes to the same. Without one it is that of the one it had (a NIC that
+// is put in again has none for a moment, in which containers are not to be given
+// another way), or drawn, in the range of RFC 3927 section 2.1.
 func (d *Driver) linkLocal4(parent string, hosts []netip.Addr) netip.Addr {
 	sum := sha256.Sum256([]byte(d.instance + " " + parent))
 	end := [2]byte{1 + sum[0]%254, sum[1]}
-	for _, h := range hosts {
-		if h.Is4() {
-			b := h.As4()
-			end = [2]byte(b[2:])
-			break
-		}
+	d.mu.Lock()
+	if k := slices.IndexFunc(hosts, netip.Addr.Is4); k >= 0 {
+		d.hosts4[parent] = hosts[k]
 	}
+	if h, ok := d.hosts4[parent]; ok {
+		b := h.As4()
+		end = [2]byte(b[2:])
+	}
+	d.mu.Unlock()
 	switch end[0] { // reserved by that section, or where clouds have their metadata
 	case 0:
 		end[0] = 254

@@ -133,11 +133,12 @@ type Driver struct {
 	lodgers   map[string]map[string]*Endpoint // by the parent
 	roommates map[string]map[string]*Endpoint // by the sandbox
 	macs      map[macOn]*Endpoint
-	accesses  map[string]*access   // by the parent
-	presences map[string]*presence // by the endpoint
-	footings  map[string]footing   // of the parents whose endpoints have been looked at
-	shaken    map[string]bool      // parents that have changed since their endpoints were looked at
-	waiting   map[string]Absence   // by the parent
+	accesses  map[string]*access    // by the parent
+	hosts4    map[string]netip.Addr // the host's own, or the last it had, by the parent
+	presences map[string]*presence  // by the endpoint
+	footings  map[string]footing    // of the parents whose endpoints have been looked at
+	shaken    map[string]bool       // parents that have changed since their endpoints were looked at
+	waiting   map[string]Absence    // by the parent
 }
 
 // The buckets of the store.
@@ -153,7 +154,7 @@ func New(kernel Kernel, st Store, c Config) (*Driver, error) {
 	d := &Driver{
 		kernel: kernel, store: st, holdings: c.Holdings, leaser: c.Leaser, announcer: c.Announcer, log: c.Log, grace: cmp.Or(c.Grace, grace),
 		networks: map[string]*Network{}, endpoints: map[string]*Endpoint{}, addresses: map[netip.Addr]*Endpoint{}, leasedOn: map[addrOn]*Endpoint{}, lodgers: map[string]map[string]*Endpoint{}, roommates: map[string]map[string]*Endpoint{}, macs: map[macOn]*Endpoint{},
-		accesses: map[string]*access{}, presences: map[string]*presence{}, waiting: map[string]Absence{}, shaken: map[string]bool{}, footings: map[string]footing{},
+		accesses: map[string]*access{}, hosts4: map[string]netip.Addr{}, presences: map[string]*presence{}, waiting: map[string]Absence{}, shaken: map[string]bool{}, footings: map[string]footing{},
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	boot, changes, err := d.loadInstance()

@@ -42,7 +42,7 @@ func (d *Driver) copyOn(kernel Kernel) *Driver {
 	}
 	d.mu.Lock()
 	c.networks, c.endpoints, c.addresses, c.macs = maps.Clone(d.networks), maps.Clone(d.endpoints), maps.Clone(d.addresses), maps.Clone(d.macs)
-	c.leasedOn = maps.Clone(d.leasedOn)
+	c.leasedOn, c.hosts4 = maps.Clone(d.leasedOn), maps.Clone(d.hosts4)
 	c.footings, c.shaken, c.waiting = maps.Clone(d.footings), maps.Clone(d.shaken), maps.Clone(d.waiting)
 	c.lodgers, c.roommates = cloneIndex(d.lodgers), cloneIndex(d.roommates)
 	for id, p := range d.presences {
