@@ -78,9 +78,9 @@ type UI struct {
 
 	mu       sync.Mutex
 	watchers int
-	stop     context.CancelFunc // of the looking
-	now      *snapshot          // nil: nothing has been seen yet
-	next     chan struct{}      // closed when now changes
+	looking  bool          // somebody looks at the plugin, or leaves it alone after that
+	now      *snapshot     // nil: nothing has been seen yet
+	next     chan struct{} // closed when now changes
 }
 
 // New makes the page of a source. It is served to whoever calls this host by an
@@ -209,11 +209,11 @@ func (u *UI) join() bool {
 	if u.watchers == most {
 		return false
 	}
-	if u.watchers++; u.watchers == 1 {
-		var ctx context.Context
-		ctx, u.stop = context.WithCancel(u.ctx)
+	u.watchers++
+	if !u.looking {
+		u.looking = true
 		u.now = nil // what was seen last may be of long ago
-		go u.watch(ctx)
+		go u.watch()
 	}
 	return true
 }
@@ -221,9 +221,15 @@ func (u *UI) join() bool {
 func (u *UI) leave() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.watchers--; u.watchers == 0 {
-		u.stop()
-	}
+	u.watchers--
+}
+
+// goesOn says whether there is anybody to look for, and ends the looking if not.
+func (u *UI) goesOn() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.looking = u.watchers > 0
+	return u.looking
 }
 
 // state is what was seen last, and what is closed when that is over.
@@ -233,30 +239,29 @@ func (u *UI) state() (*snapshot, <-chan struct{}) {
 	return u.now, u.next
 }
 
-func (u *UI) watch(ctx context.Context) {
-	for last := (*snapshot)(nil); ; {
+// watch looks at the plugin until nobody is there any more. However often browsers
+// come and go, there is one look at a time, and the plugin is left alone after each.
+func (u *UI) watch() {
+	for last := (*snapshot)(nil); u.goesOn(); {
 		start := time.Now()
-		now := look(ctx, u.source, last)
-		if now != last && u.publish(ctx, now) {
+		now := look(u.ctx, u.source, last)
+		if now != last {
+			u.publish(now)
 			last = now
 		}
 		select {
 		case <-time.After(min(max(every, share*time.Since(start)), rarest)):
-		case <-ctx.Done():
+		case <-u.ctx.Done():
 			return
 		}
 	}
 }
 
-// publish hands a snapshot to all streams, unless they have gone.
-func (u *UI) publish(ctx context.Context, now *snapshot) bool {
+// publish hands a snapshot to all streams.
+func (u *UI) publish(now *snapshot) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if ctx.Err() != nil {
-		return false
-	}
 	u.now = now
 	close(u.next)
 	u.next = make(chan struct{})
-	return true
 }
