@@ -243,8 +243,14 @@ func (c collector) Describe(to chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect looks everything up.
+// Collect looks everything up, in a goroutine of the registry's.
 func (c collector) Collect(to chan<- prometheus.Metric) {
+	if _, err := caught(func() (none, error) { c.collect(to); return none{}, nil }); err != nil {
+		to <- prometheus.NewInvalidMetric(buildInfo, err)
+	}
+}
+
+func (c collector) collect(to chan<- prometheus.Metric) {
 	p := c.plugin
 	put := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
 		m, err := prometheus.NewConstMetric(d, kind, v, labels...)

@@ -2,11 +2,13 @@ package plugin
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -154,6 +156,27 @@ func TestMetricsWithoutState(t *testing.T) {
 	text := get(t, b.client, "http://underlay/metrics")
 	if value(text, "underlay_state_loaded") != "0" || value(text, "underlay_networks") != "" {
 		t.Errorf("it says\n%s", text)
+	}
+}
+
+// A fault in what is looked up ends the look and the scrape, not the daemon.
+func TestFaultyLook(t *testing.T) {
+	var log bytes.Buffer
+	p := &Plugin{config: Config{Version: "test", Log: logrus.New()}, tried: make(chan struct{})}
+	p.config.Log.SetOutput(&log)
+	close(p.tried) // and there are no parts
+	for name, ask := range map[string]func(context.Context) (json.RawMessage, error){
+		"status": view{p}.Status, "networks": view{p}.Networks,
+		"addresses": func(ctx context.Context) (json.RawMessage, error) { return view{p}.Addresses(ctx, netip.Addr{}) },
+	} {
+		if text, err := ask(t.Context()); err == nil || !strings.Contains(err.Error(), "a bug to report") {
+			t.Errorf("%s: %s, %v", name, text, err)
+		}
+	}
+	w := httptest.NewRecorder()
+	newMetrics(p).ServeHTTP(w, httptest.NewRequest("GET", MetricsPath, nil))
+	if w.Code != http.StatusOK || value(w.Body.String(), "underlay_state_loaded") != "1" || !strings.Contains(log.String(), "a bug to report") {
+		t.Errorf("%d %s\n%s", w.Code, w.Body, log.String())
 	}
 }
 

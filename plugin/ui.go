@@ -21,7 +21,7 @@ func viewed[Res any](ctx context.Context, p *Plugin, f func() (Res, error)) (jso
 	if err := ctx.Err(); err != nil { // the look has taken too long, or the page is no more
 		return nil, err
 	}
-	res, err := f()
+	res, err := caught(f)
 	if err != nil {
 		return nil, err
 	}
