@@ -174,10 +174,15 @@ func (m *metrics) listen(on netip.AddrPort) {
 		return
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET "+MetricsPath, m)
+	mux.Handle("GET "+MetricsPath, m.page.Guard(m, !on.Addr().IsLoopback()))
 	mux.Handle("/", m.page)
 	s := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.ContentLength != 0 { // chunked: -1
+				w.Header().Set("Connection", "close")
+				http.Error(w, "nothing here takes a body", http.StatusBadRequest)
+				return
+			}
 			busy(r.Context())
 			mux.ServeHTTP(w, r)
 		}), ConnContext: withVisit, ConnState: answered,
@@ -187,13 +192,14 @@ func (m *metrics) listen(on netip.AddrPort) {
 	m.server, m.addr = s, l.Addr()
 	log.Infof("metrics are served on http://%v%s, and the map of addresses on http://%[1]v/", l.Addr(), MetricsPath)
 	m.plugin.workers.Go(func() {
-		if err := s.Serve(newDoor(l, maxScrapers)); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		if err := s.Serve(newDoor(l, ui.Most+maxScrapers)); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			log.Errorf("metrics are no longer served on %v: %v", on, err)
 		}
 	})
 }
 
-// maxScrapers is the most connections at a time to the metrics' own port.
+// maxScrapers is the most connections at a time to the metrics' own port, besides the
+// page's streams.
 const maxScrapers = 16
 
 func (m *metrics) close() {

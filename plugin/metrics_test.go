@@ -18,11 +18,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	"go.yaml.in/yaml/v3"
 
+	"underlay/internal/ui"
 	"underlay/ipam"
 )
 
@@ -296,6 +298,87 @@ func TestDashboard(t *testing.T) {
 	promtool(t, "", "check", "rules", file)
 }
 
+// Nobody holds the metrics' port shut with bodies that do not come, or with the page's
+// streams.
+func TestMetricsHeldShut(t *testing.T) {
+	streams, bodies := "GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", []string{
+		"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+	}
+	b := newBench(t)
+	on := strings.TrimPrefix(b.onTCP(), "http://")
+	dial := func(text string) net.Conn {
+		c, err := net.Dial("tcp", on)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		if _, err := io.WriteString(c, text); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	answer := func(c net.Conn) string {
+		line := make([]byte, len("HTTP/1.1 200"))
+		if _, err := io.ReadFull(c, line); err != nil {
+			return err.Error()
+		}
+		return string(line)
+	}
+	for range ui.Most {
+		if got := answer(dial(streams)); got != "HTTP/1.1 200" {
+			t.Fatalf("a stream: %s", got)
+		}
+	}
+	for i := range maxScrapers {
+		if got := answer(dial(bodies[i%2])); got != "HTTP/1.1 400" {
+			t.Errorf("%q: %s", bodies[i%2], got)
+		}
+	}
+	start := time.Now()
+	get(t, http.DefaultClient, "http://"+on+MetricsPath)
+	http.DefaultClient.CloseIdleConnections()
+	if took := time.Since(start); took > deadline/2 {
+		t.Errorf("a scrape took %v", took)
+	}
+}
+
+// No web site reads the metrics through a browser, as far as its names tell it.
+func TestMetricsForOthersPages(t *testing.T) {
+	b := newBench(t)
+	for listens, tests := range map[string][]struct {
+		host, header, value string
+		want                int
+	}{
+		"127.0.0.1:0": {
+			{host: "127.0.0.1:9323", want: 200}, {host: "localhost", want: 200}, {host: "evil.example", want: 403},
+			{host: "127.0.0.1", header: "Origin", value: "http://evil.example", want: 403}, {host: "127.0.0.1", header: "Origin", value: "http://127.0.0.1", want: 403},
+			{host: "127.0.0.1", header: "Sec-Fetch-Site", value: "cross-site", want: 403}, {host: "127.0.0.1", header: "Sec-Fetch-Site", value: "none", want: 200},
+		},
+		"0.0.0.0:0": {
+			{host: "127.0.0.1", want: 200}, {host: "docker.lan:9323", want: 200},
+			{host: "docker.lan", header: "Origin", value: "http://docker.lan", want: 403}, {host: "docker.lan", header: "Sec-Fetch-Site", value: "same-site", want: 403},
+		},
+	} {
+		b.config.Metrics = netip.MustParseAddrPort(listens)
+		b.restart()
+		for _, tt := range tests {
+			r := httptest.NewRequest("GET", MetricsPath, nil)
+			if r.Host = tt.host; tt.header != "" {
+				r.Header.Set(tt.header, tt.value)
+			}
+			w := httptest.NewRecorder()
+			b.plugin.metrics.server.Handler.ServeHTTP(w, r)
+			if has := strings.Contains(w.Body.String(), "underlay_build_info"); w.Code != tt.want || has != (tt.want == 200) {
+				t.Errorf("on %s, %+v: %d, with metrics: %v", listens, tt, w.Code, has)
+			}
+			if h := w.Header(); h.Get("X-Content-Type-Options") != "nosniff" || h.Get("Cross-Origin-Resource-Policy") != "same-origin" {
+				t.Errorf("on %s, %+v: %v", listens, tt, h)
+			}
+		}
+	}
+}
+
 // held is a collector that takes until it is let go.
 type held struct{ begun, end chan struct{} }
 
@@ -321,8 +404,8 @@ func TestMetricsFullHouse(t *testing.T) {
 		got <- err
 	}()
 	<-h.begun
-	shut := make(chan error, maxScrapers)
-	for range maxScrapers {
+	shut := make(chan error, ui.Most+maxScrapers)
+	for range cap(shut) {
 		c, err := net.Dial("tcp", on)
 		if err != nil {
 			t.Fatal(err)

@@ -87,7 +87,7 @@ func TestPageOnMetricsAddr(t *testing.T) {
 		t.Fatal(err)
 	}
 	res.Body.Close()
-	if res.StatusCode != http.StatusNotFound {
+	if res.StatusCode != http.StatusBadRequest {
 		t.Errorf("a call on TCP: %s", res.Status)
 	}
 

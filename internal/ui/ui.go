@@ -40,8 +40,8 @@ const (
 	beat = 15 * time.Second
 	// writing is how long a browser may take for an event.
 	writing = 30 * time.Second
-	// most is the most streams at a time.
-	most = 8
+	// Most is the most streams at a time.
+	Most = 8
 )
 
 //go:embed page
@@ -103,14 +103,14 @@ func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	file, known := files[r.URL.Path]
 	switch {
 	case !u.isNamed(r.Host):
-		refuse(w, http.StatusForbidden, fmt.Sprintf("%q is no name of this page; open it by an IP address of the host, or as localhost on it", r.Host))
+		refuseName(w, r)
 	case !known && r.URL.Path != EventsPath:
 		refuse(w, http.StatusNotFound, "there is no such page; / is the one that is")
 	case r.Method != http.MethodGet:
 		w.Header().Set("Allow", http.MethodGet)
 		refuse(w, http.StatusMethodNotAllowed, "this page only shows: it takes a GET")
 	case r.URL.Path == EventsPath && isForeign(r):
-		refuse(w, http.StatusForbidden, "another page may not read these")
+		refuseForeign(w)
 	case r.URL.Path == EventsPath:
 		u.events(w, r)
 	default:
@@ -122,6 +122,33 @@ func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", file.kind)
 		_, _ = w.Write(text) // a browser that has gone is past telling
 	}
+}
+
+// Guard keeps other pages from what is served to programs beside this one. They may
+// call this host by any name if anyName is true: then a site whose name leads here can
+// read it, too.
+func (u *UI) Guard(h http.Handler, anyName bool) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for key, value := range headers {
+			w.Header().Set(key, value)
+		}
+		switch {
+		case !anyName && !u.isNamed(r.Host):
+			refuseName(w, r)
+		case isForeign(r) || r.Header.Get("Origin") != "": // no program has one
+			refuseForeign(w)
+		default:
+			h.ServeHTTP(w, r)
+		}
+	})
+}
+
+func refuseName(w http.ResponseWriter, r *http.Request) {
+	refuse(w, http.StatusForbidden, fmt.Sprintf("%q is no name of this page; open it by an IP address of the host, or as localhost on it", r.Host))
+}
+
+func refuseForeign(w http.ResponseWriter) {
+	refuse(w, http.StatusForbidden, "another page may not read these")
 }
 
 func refuse(w http.ResponseWriter, status int, why string) {
@@ -163,7 +190,7 @@ func isForeign(r *http.Request) bool {
 // events tells a browser what there is, and then what changes, until it goes.
 func (u *UI) events(w http.ResponseWriter, r *http.Request) {
 	if !u.join() {
-		refuse(w, http.StatusServiceUnavailable, fmt.Sprintf("%d others are looking; close one of their pages", most))
+		refuse(w, http.StatusServiceUnavailable, fmt.Sprintf("%d others are looking; close one of their pages", Most))
 		return
 	}
 	defer u.leave()
@@ -206,7 +233,7 @@ func (u *UI) events(w http.ResponseWriter, r *http.Request) {
 func (u *UI) join() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.watchers == most {
+	if u.watchers == Most {
 		return false
 	}
 	u.watchers++

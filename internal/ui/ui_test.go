@@ -394,7 +394,7 @@ func TestTooManyLook(t *testing.T) {
 		u := New(lan())
 		defer u.Close()
 		var ends []func()
-		for range most {
+		for range Most {
 			_, end := watch(u)
 			ends = append(ends, end)
 		}
