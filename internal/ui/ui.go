@@ -189,12 +189,13 @@ func isForeign(r *http.Request) bool {
 
 // events tells a browser what there is, and then what changes, until it goes.
 func (u *UI) events(w http.ResponseWriter, r *http.Request) {
-	if !u.join() {
-		refuse(w, http.StatusServiceUnavailable, fmt.Sprintf("%d others are looking; close one of their pages", Most))
+	w.Header().Set("Content-Type", "text/event-stream")
+	if !u.join() { // told as an event, since a script cannot read another answer
+		full := &snapshot{down: fmt.Sprintf("%d others are looking; close one of their pages", Most)}
+		_, _ = w.Write(full.since(nil))
 		return
 	}
 	defer u.leave()
-	w.Header().Set("Content-Type", "text/event-stream")
 	stream := http.NewResponseController(w)
 	_ = stream.SetReadDeadline(time.Time{}) // a test's recorder has none
 	send := func(text []byte) error {

@@ -401,8 +401,9 @@ func TestTooManyLook(t *testing.T) {
 		synctest.Wait()
 		w := httptest.NewRecorder()
 		u.ServeHTTP(w, httptest.NewRequest("GET", "http://127.0.0.1"+EventsPath, nil))
-		if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "others are looking") {
-			t.Errorf("%d %s", w.Code, w.Body)
+		if want := "event: down\ndata: {\"error\":\"8 others are looking; close one of their pages\"}\n\n"; w.Code != http.StatusOK ||
+			w.Header().Get("Content-Type") != "text/event-stream" || w.Body.String() != want {
+			t.Errorf("%d %s %s", w.Code, w.Header(), w.Body)
 		}
 		ends[0]()
 		_, ends[0] = watch(u)
