@@ -57,6 +57,7 @@ type metrics struct {
 	registry *prometheus.Registry
 	asking   chan struct{} // a place for each that asks
 	calls    *prometheus.HistogramVec
+	late     *prometheus.CounterVec
 	links    *prometheus.CounterVec
 	server   *http.Server // on TCP; nil: there is none
 	addr     net.Addr     // of that
@@ -70,6 +71,9 @@ func newMetrics(p *Plugin) *metrics {
 			Name: "underlay_call_duration_seconds", Help: "How long calls took, by call and outcome (ok, refused, failed or late).",
 			Buckets: []float64{.001, .005, .025, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		}, []string{"call", "outcome"}),
+		late: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "underlay_calls_late_total", Help: "Calls that their deadline has ended, by call: there from the start, at 0.",
+		}, []string{"call"}),
 		links: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "underlay_link_events_total", Help: "Changes of the host's links, by kind (up, down, gone or lost).",
 		}, []string{"kind"}),
@@ -78,7 +82,7 @@ func newMetrics(p *Plugin) *metrics {
 		m.links.WithLabelValues(kind)
 	}
 	m.registry.MustRegister(
-		m.calls, m.links, collector{p},
+		m.calls, m.late, m.links, collector{p},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
@@ -124,8 +128,14 @@ func (m *metrics) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// expect has a call's late ones counted from 0: the first one would else be no increase.
+func (m *metrics) expect(path string) { m.late.WithLabelValues(path[1:]) }
+
 func (m *metrics) called(path, outcome string, took time.Duration) {
 	m.calls.WithLabelValues(path[1:], outcome).Observe(took.Seconds())
+	if outcome == outcomeLate {
+		m.late.WithLabelValues(path[1:]).Inc()
+	}
 }
 
 func (m *metrics) linkChanged(c netlinkutil.Change) {
@@ -219,7 +229,7 @@ func gauge(name, help string, labels ...string) *prometheus.Desc {
 // What is looked up.
 var (
 	buildInfo     = gauge("build_info", "1, with the version as a label.", "version", "goversion")
-	stateLoaded   = gauge("state_loaded", "1 once the state is loaded; all but build_info is absent before.")
+	stateLoaded   = gauge("state_loaded", "1 once the state is loaded; what is counted from it is absent before.")
 	stateBytes    = gauge("state_file_bytes", "Size of the state file.")
 	stateAside    = gauge("state_file_set_aside", "1 if a damaged state file of before is still there.")
 	networks      = gauge("networks", "Networks.")

@@ -84,8 +84,11 @@ func TestMetrics(t *testing.T) {
 		t.Fatal("it is accepted")
 	}
 	b.post("IpamDriver.RequestAddress", "{")
+	b.plugin.metrics.called("/NetworkDriver.Join", outcomeLate, deadline)
 	text := get(t, b.client, "http://underlay/metrics")
 	for series, want := range map[string]string{
+		`underlay_calls_late_total{call="NetworkDriver.Join"}`: "1", `underlay_calls_late_total{call="NetworkDriver.Leave"}`: "0",
+		`underlay_calls_late_total{call="IpamDriver.RequestAddress"}`: "0", `underlay_calls_late_total{call="Underlay.Status"}`: "0",
 		`underlay_state_loaded`: "1", `underlay_networks`: "1", `underlay_endpoints`: "1",
 		`underlay_parent_up{parent="eth0"}`: "0", `underlay_parent_waiting{parent="eth0"}`: "0",
 		`underlay_pool_size{subnet="192.168.50.0/24"}`:                                             "254",
@@ -157,6 +160,10 @@ func TestMetricsWithoutState(t *testing.T) {
 	b.start()
 	text := get(t, b.client, "http://underlay/metrics")
 	if value(text, "underlay_state_loaded") != "0" || value(text, "underlay_networks") != "" {
+		t.Errorf("it says\n%s", text)
+	}
+	// The help says so, and no more: what is counted from no state is there.
+	if strings.Contains(text, "all but") || value(text, `underlay_link_events_total{kind="gone"}`) != "0" || value(text, "go_goroutines") == "" {
 		t.Errorf("it says\n%s", text)
 	}
 }
@@ -244,6 +251,49 @@ func promtool(t *testing.T, input string, args ...string) {
 	cmd.Stdin = strings.NewReader(input)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("promtool %v: %v\n%s", args, err, out)
+	}
+}
+
+// Each rule fires in a test.
+func TestEachAlertFires(t *testing.T) {
+	read := func(path string, to any) {
+		text, err := os.ReadFile(path)
+		if err == nil {
+			err = yaml.Unmarshal(text, to)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var rules struct {
+		Groups []struct{ Rules []struct{ Alert string } }
+	}
+	var tests struct {
+		Tests []struct {
+			Rules []struct {
+				Name string `yaml:"alertname"`
+				Want []any  `yaml:"exp_alerts"`
+			} `yaml:"alert_rule_test"`
+		}
+	}
+	read("../docs/alerts.yml", &rules)
+	read("testdata/alerts.yml", &tests)
+	fires := map[string]bool{}
+	for _, test := range tests.Tests {
+		for _, r := range test.Rules {
+			fires[r.Name] = fires[r.Name] || len(r.Want) > 0
+		}
+	}
+	n := 0
+	for _, g := range rules.Groups {
+		for _, r := range g.Rules {
+			if n++; !fires[r.Alert] {
+				t.Errorf("%s fires in no test", r.Alert)
+			}
+		}
+	}
+	if n < 18 {
+		t.Errorf("there are but %d rules", n)
 	}
 }
 
