@@ -180,7 +180,7 @@ func (m *metrics) listen(on netip.AddrPort) {
 	}}
 	l, err := free.Listen(m.plugin.ctx, "tcp", on.String())
 	if err != nil {
-		log.Errorf("metrics are not served on METRICS_ADDR=%v: %v; free that port or set another, then disable and enable the plugin", on, err)
+		log.Errorf("metrics are not served on METRICS_ADDR=%v: %v; free that port or set another, then docker plugin disable -f and enable it, or systemctl restart underlay", on, err)
 		return
 	}
 	mux := http.NewServeMux()

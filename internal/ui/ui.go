@@ -28,7 +28,7 @@ type Source interface {
 
 const (
 	// every is how long the plugin is left alone between two looks. What happens is
-	// to be on the page within a second.
+	// to be on the page within a second, if a look takes no more than a tenth of one.
 	every = 400 * time.Millisecond
 	// share is how many times as long as a look takes it is left alone at least.
 	share = 8
