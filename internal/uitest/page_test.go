@@ -490,14 +490,16 @@ func testDown(t *testing.T, c *chromium) {
 	if got := p.cell("192.168.50.10"); got != "192.168.50.10, dynamic, web" {
 		t.Errorf("after it has come: %q", got)
 	}
+	again := `document.querySelector('#said').innerText.includes('The plugin answers again.')`
+	p.await(again)
 	l.change(func() { l.down = "the plugin has not answered within 10s; see dockerd's log" })
 	p.await(`document.querySelector('#matters').innerText.includes('not answered within 10s')`)
 	if got := p.cell("192.168.50.10"); got != "192.168.50.10, dynamic, web" {
 		t.Errorf("what was known before is %q now", got)
 	}
-	p.await(`document.querySelector('#said').innerText.includes('not answered within 10s')`)
+	p.await(`document.querySelector('#said').innerText.startsWith('No answer: the plugin has not answered within 10s')`)
 	l.change(func() { l.down = "" })
-	p.await(`document.querySelector('#said').innerText.includes('The plugin answers again.')`)
+	p.await(again)
 }
 
 func testNinth(t *testing.T, c *chromium) {
