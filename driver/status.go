@@ -206,8 +206,9 @@ type EndpointQuery struct {
 	Most    int
 }
 
-// EndpointStates returns a page of endpoints, by ID, and whether more follow.
-func (d *Driver) EndpointStates(q EndpointQuery) (page []EndpointState, more bool, err error) {
+// EndpointStates returns a page of endpoints, by ID, and After of the page that follows,
+// if more do.
+func (d *Driver) EndpointStates(q EndpointQuery) (page []EndpointState, next string, err error) {
 	d.mu.Lock()
 	var ids []string
 	for id, e := range d.endpoints {
@@ -221,11 +222,11 @@ func (d *Driver) EndpointStates(q EndpointQuery) (page []EndpointState, more boo
 	}
 	d.mu.Unlock()
 	if !known {
-		return nil, false, fmt.Errorf("no network has an ID that begins with %q; underlay networks lists them", q.Network)
+		return nil, "", fmt.Errorf("no network has an ID that begins with %q; underlay networks lists them", q.Network)
 	}
 	slices.Sort(ids)
 	if len(ids) > q.Most {
-		ids, more = ids[:q.Most], true
+		ids, next = ids[:q.Most], ids[q.Most-1]
 	}
 	macs := d.parentMACs()
 	page = []EndpointState{}
@@ -236,7 +237,7 @@ func (d *Driver) EndpointStates(q EndpointQuery) (page []EndpointState, more boo
 			page = append(page, d.endpointState(e, macs))
 		}
 	}
-	return page, more, nil
+	return page, next, nil
 }
 
 // Holders are the endpoints that have addresses which underlay's IPAM gave.

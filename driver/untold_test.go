@@ -18,7 +18,14 @@ import (
 // hooked is a kernel in which something happens in the middle of a call.
 type hooked struct {
 	*fake.Kernel
-	deleting, adding func()
+	deleting, adding, listing func()
+}
+
+func (h *hooked) Links() ([]netlinkutil.Link, error) {
+	if h.listing != nil {
+		h.listing()
+	}
+	return h.Kernel.Links()
 }
 
 func (h *hooked) DeleteLink(name string) error {
@@ -51,6 +58,29 @@ func TestDeletedRecordStaysDeleted(t *testing.T) {
 		b.restart()
 		if s := b.Snapshot(); len(s.Endpoints) != 0 {
 			t.Errorf("after the next start: %+v", s.Endpoints)
+		}
+	})
+}
+
+// A page of endpoints that are gone before they are described is not the last one.
+func TestPageOfGone(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		b.create(lan("net", "eth0", mode.Default))
+		one, two := on("net", "one", 10), on("net", "two", 11)
+		b.run(one)
+		b.run(two)
+		first, last := min(one.ID, two.ID), max(one.ID, two.ID)
+		b.Driver.kernel = &hooked{Kernel: b.kernel, listing: func() {
+			b.mu.Lock()
+			delete(b.endpoints, first)
+			b.mu.Unlock()
+		}}
+		page, next, err := b.EndpointStates(EndpointQuery{Most: 1})
+		if err != nil || len(page) != 0 || next != first {
+			t.Fatalf("%v, then %q, %v", page, next, err)
+		}
+		if page, next, err = b.EndpointStates(EndpointQuery{Most: 1, After: next}); err != nil || len(page) != 1 || page[0].ID != last || next != "" {
+			t.Errorf("%v, then %q, %v", page, next, err)
 		}
 	})
 }

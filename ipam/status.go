@@ -148,12 +148,12 @@ type AddressQuery struct {
 	Most   int
 }
 
-// Addresses returns the addresses that are not simply free, in their order, and
-// whether more follow. It copies a pool's records at a time: the lock is held for no
-// longer than one pool takes.
-func (i *IPAM) Addresses(q AddressQuery) (page []AddressUse, more bool, err error) {
+// Addresses returns the addresses that are not simply free, in their order, and After
+// of the page that follows, if more do. It copies a pool's records at a time: the lock
+// is held for no longer than one pool takes.
+func (i *IPAM) Addresses(q AddressQuery) (page []AddressUse, next netip.Addr, err error) {
 	i.refresh()
-	found := false
+	found, more := false, false
 	for _, subnet := range i.subnets() {
 		if q.Within.IsValid() && !q.Within.Overlaps(subnet) {
 			continue
@@ -168,6 +168,9 @@ func (i *IPAM) Addresses(q AddressQuery) (page []AddressUse, more bool, err erro
 		if room := q.Most - len(page); len(addrs) > room {
 			addrs, more = addrs[:max(room, 0)], true
 		}
+		if len(addrs) > 0 {
+			next = addrs[len(addrs)-1] // even if it is freed before it is described
+		}
 		i.mu.Lock()
 		if p := i.pool(subnet); p != nil {
 			for _, addr := range addrs {
@@ -180,9 +183,12 @@ func (i *IPAM) Addresses(q AddressQuery) (page []AddressUse, more bool, err erro
 		}
 	}
 	if !found && q.Within.IsValid() {
-		return nil, false, fmt.Errorf("underlay has no pool on %v; underlay status lists them", q.Within)
+		return nil, next, fmt.Errorf("underlay has no pool on %v; underlay status lists them", q.Within)
 	}
-	return page, more, nil
+	if !more {
+		next = netip.Addr{}
+	}
+	return page, next, nil
 }
 
 // marks are the addresses of a pool of which there is something to tell, in no

@@ -57,6 +57,7 @@ type metrics struct {
 	registry *prometheus.Registry
 	asking   chan struct{} // a place for each that asks
 	calls    *prometheus.HistogramVec
+	late     *prometheus.CounterVec
 	links    *prometheus.CounterVec
 	server   *http.Server // on TCP; nil: there is none
 	addr     net.Addr     // of that
@@ -70,6 +71,9 @@ func newMetrics(p *Plugin) *metrics {
 			Name: "underlay_call_duration_seconds", Help: "How long calls took, by call and outcome (ok, refused, failed or late).",
 			Buckets: []float64{.001, .005, .025, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		}, []string{"call", "outcome"}),
+		late: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "underlay_calls_late_total", Help: "Calls that their deadline has ended, by call: there from the start, at 0.",
+		}, []string{"call"}),
 		links: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "underlay_link_events_total", Help: "Changes of the host's links, by kind (up, down, gone or lost).",
 		}, []string{"kind"}),
@@ -78,7 +82,7 @@ func newMetrics(p *Plugin) *metrics {
 		m.links.WithLabelValues(kind)
 	}
 	m.registry.MustRegister(
-		m.calls, m.links, collector{p},
+		m.calls, m.late, m.links, collector{p},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
@@ -124,8 +128,14 @@ func (m *metrics) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// expect has a call's late ones counted from 0: the first one would else be no increase.
+func (m *metrics) expect(path string) { m.late.WithLabelValues(path[1:]) }
+
 func (m *metrics) called(path, outcome string, took time.Duration) {
 	m.calls.WithLabelValues(path[1:], outcome).Observe(took.Seconds())
+	if outcome == outcomeLate {
+		m.late.WithLabelValues(path[1:]).Inc()
+	}
 }
 
 func (m *metrics) linkChanged(c netlinkutil.Change) {
@@ -170,14 +180,19 @@ func (m *metrics) listen(on netip.AddrPort) {
 	}}
 	l, err := free.Listen(m.plugin.ctx, "tcp", on.String())
 	if err != nil {
-		log.Errorf("metrics are not served on METRICS_ADDR=%v: %v; free that port or set another, then disable and enable the plugin", on, err)
+		log.Errorf("metrics are not served on METRICS_ADDR=%v: %v; free that port or set another, then docker plugin disable -f and enable it, or systemctl restart underlay", on, err)
 		return
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET "+MetricsPath, m)
+	mux.Handle("GET "+MetricsPath, m.page.Guard(m, !on.Addr().IsLoopback()))
 	mux.Handle("/", m.page)
 	s := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.ContentLength != 0 { // chunked: -1
+				w.Header().Set("Connection", "close")
+				http.Error(w, "nothing here takes a body", http.StatusBadRequest)
+				return
+			}
 			busy(r.Context())
 			mux.ServeHTTP(w, r)
 		}), ConnContext: withVisit, ConnState: answered,
@@ -187,13 +202,14 @@ func (m *metrics) listen(on netip.AddrPort) {
 	m.server, m.addr = s, l.Addr()
 	log.Infof("metrics are served on http://%v%s, and the map of addresses on http://%[1]v/", l.Addr(), MetricsPath)
 	m.plugin.workers.Go(func() {
-		if err := s.Serve(newDoor(l, maxScrapers)); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		if err := s.Serve(newDoor(l, ui.Most+maxScrapers)); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			log.Errorf("metrics are no longer served on %v: %v", on, err)
 		}
 	})
 }
 
-// maxScrapers is the most connections at a time to the metrics' own port.
+// maxScrapers is the most connections at a time to the metrics' own port, besides the
+// page's streams.
 const maxScrapers = 16
 
 func (m *metrics) close() {
@@ -213,7 +229,7 @@ func gauge(name, help string, labels ...string) *prometheus.Desc {
 // What is looked up.
 var (
 	buildInfo     = gauge("build_info", "1, with the version as a label.", "version", "goversion")
-	stateLoaded   = gauge("state_loaded", "1 once the state is loaded; all but build_info is absent before.")
+	stateLoaded   = gauge("state_loaded", "1 once the state is loaded; what is counted from it is absent before.")
 	stateBytes    = gauge("state_file_bytes", "Size of the state file.")
 	stateAside    = gauge("state_file_set_aside", "1 if a damaged state file of before is still there.")
 	networks      = gauge("networks", "Networks.")
@@ -243,8 +259,14 @@ func (c collector) Describe(to chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect looks everything up.
+// Collect looks everything up, in a goroutine of the registry's.
 func (c collector) Collect(to chan<- prometheus.Metric) {
+	if _, err := caught(func() (none, error) { c.collect(to); return none{}, nil }); err != nil {
+		to <- prometheus.NewInvalidMetric(buildInfo, err)
+	}
+}
+
+func (c collector) collect(to chan<- prometheus.Metric) {
 	p := c.plugin
 	put := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
 		m, err := prometheus.NewConstMetric(d, kind, v, labels...)

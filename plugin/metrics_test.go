@@ -2,11 +2,13 @@ package plugin
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -16,11 +18,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	"go.yaml.in/yaml/v3"
 
+	"underlay/internal/ui"
 	"underlay/ipam"
 )
 
@@ -80,8 +84,11 @@ func TestMetrics(t *testing.T) {
 		t.Fatal("it is accepted")
 	}
 	b.post("IpamDriver.RequestAddress", "{")
+	b.plugin.metrics.called("/NetworkDriver.Join", outcomeLate, deadline)
 	text := get(t, b.client, "http://underlay/metrics")
 	for series, want := range map[string]string{
+		`underlay_calls_late_total{call="NetworkDriver.Join"}`: "1", `underlay_calls_late_total{call="NetworkDriver.Leave"}`: "0",
+		`underlay_calls_late_total{call="IpamDriver.RequestAddress"}`: "0", `underlay_calls_late_total{call="Underlay.Status"}`: "0",
 		`underlay_state_loaded`: "1", `underlay_networks`: "1", `underlay_endpoints`: "1",
 		`underlay_parent_up{parent="eth0"}`: "0", `underlay_parent_waiting{parent="eth0"}`: "0",
 		`underlay_pool_size{subnet="192.168.50.0/24"}`:                                             "254",
@@ -155,6 +162,31 @@ func TestMetricsWithoutState(t *testing.T) {
 	if value(text, "underlay_state_loaded") != "0" || value(text, "underlay_networks") != "" {
 		t.Errorf("it says\n%s", text)
 	}
+	// The help says so, and no more: what is counted from no state is there.
+	if strings.Contains(text, "all but") || value(text, `underlay_link_events_total{kind="gone"}`) != "0" || value(text, "go_goroutines") == "" {
+		t.Errorf("it says\n%s", text)
+	}
+}
+
+// A fault in what is looked up ends the look and the scrape, not the daemon.
+func TestFaultyLook(t *testing.T) {
+	var log bytes.Buffer
+	p := &Plugin{config: Config{Version: "test", Log: logrus.New()}, tried: make(chan struct{})}
+	p.config.Log.SetOutput(&log)
+	close(p.tried) // and there are no parts
+	for name, ask := range map[string]func(context.Context) (json.RawMessage, error){
+		"status": view{p}.Status, "networks": view{p}.Networks,
+		"addresses": func(ctx context.Context) (json.RawMessage, error) { return view{p}.Addresses(ctx, netip.Addr{}) },
+	} {
+		if text, err := ask(t.Context()); err == nil || !strings.Contains(err.Error(), "a bug to report") {
+			t.Errorf("%s: %s, %v", name, text, err)
+		}
+	}
+	w := httptest.NewRecorder()
+	newMetrics(p).ServeHTTP(w, httptest.NewRequest("GET", MetricsPath, nil))
+	if w.Code != http.StatusOK || value(w.Body.String(), "underlay_state_loaded") != "1" || !strings.Contains(log.String(), "a bug to report") {
+		t.Errorf("%d %s\n%s", w.Code, w.Body, log.String())
+	}
 }
 
 var metricName = regexp.MustCompile(`\b(underlay|go|process)_[a-z0-9_]+`)
@@ -222,6 +254,49 @@ func promtool(t *testing.T, input string, args ...string) {
 	}
 }
 
+// Each rule fires in a test.
+func TestEachAlertFires(t *testing.T) {
+	read := func(path string, to any) {
+		text, err := os.ReadFile(path)
+		if err == nil {
+			err = yaml.Unmarshal(text, to)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var rules struct {
+		Groups []struct{ Rules []struct{ Alert string } }
+	}
+	var tests struct {
+		Tests []struct {
+			Rules []struct {
+				Name string `yaml:"alertname"`
+				Want []any  `yaml:"exp_alerts"`
+			} `yaml:"alert_rule_test"`
+		}
+	}
+	read("../docs/alerts.yml", &rules)
+	read("testdata/alerts.yml", &tests)
+	fires := map[string]bool{}
+	for _, test := range tests.Tests {
+		for _, r := range test.Rules {
+			fires[r.Name] = fires[r.Name] || len(r.Want) > 0
+		}
+	}
+	n := 0
+	for _, g := range rules.Groups {
+		for _, r := range g.Rules {
+			if n++; !fires[r.Alert] {
+				t.Errorf("%s fires in no test", r.Alert)
+			}
+		}
+	}
+	if n < 18 {
+		t.Errorf("there are but %d rules", n)
+	}
+}
+
 func TestAlertRules(t *testing.T) {
 	if _, err := exec.LookPath("promtool"); err != nil {
 		t.Skip("this machine lacks promtool (scripts/install-deps promtool)")
@@ -273,6 +348,87 @@ func TestDashboard(t *testing.T) {
 	promtool(t, "", "check", "rules", file)
 }
 
+// Nobody holds the metrics' port shut with bodies that do not come, or with the page's
+// streams.
+func TestMetricsHeldShut(t *testing.T) {
+	streams, bodies := "GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", []string{
+		"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+	}
+	b := newBench(t)
+	on := strings.TrimPrefix(b.onTCP(), "http://")
+	dial := func(text string) net.Conn {
+		c, err := net.Dial("tcp", on)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		if _, err := io.WriteString(c, text); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	answer := func(c net.Conn) string {
+		line := make([]byte, len("HTTP/1.1 200"))
+		if _, err := io.ReadFull(c, line); err != nil {
+			return err.Error()
+		}
+		return string(line)
+	}
+	for range ui.Most {
+		if got := answer(dial(streams)); got != "HTTP/1.1 200" {
+			t.Fatalf("a stream: %s", got)
+		}
+	}
+	for i := range maxScrapers {
+		if got := answer(dial(bodies[i%2])); got != "HTTP/1.1 400" {
+			t.Errorf("%q: %s", bodies[i%2], got)
+		}
+	}
+	start := time.Now()
+	get(t, http.DefaultClient, "http://"+on+MetricsPath)
+	http.DefaultClient.CloseIdleConnections()
+	if took := time.Since(start); took > deadline/2 {
+		t.Errorf("a scrape took %v", took)
+	}
+}
+
+// No web site reads the metrics through a browser, as far as its names tell it.
+func TestMetricsForOthersPages(t *testing.T) {
+	b := newBench(t)
+	for listens, tests := range map[string][]struct {
+		host, header, value string
+		want                int
+	}{
+		"127.0.0.1:0": {
+			{host: "127.0.0.1:9323", want: 200}, {host: "localhost", want: 200}, {host: "evil.example", want: 403},
+			{host: "127.0.0.1", header: "Origin", value: "http://evil.example", want: 403}, {host: "127.0.0.1", header: "Origin", value: "http://127.0.0.1", want: 403},
+			{host: "127.0.0.1", header: "Sec-Fetch-Site", value: "cross-site", want: 403}, {host: "127.0.0.1", header: "Sec-Fetch-Site", value: "none", want: 200},
+		},
+		"0.0.0.0:0": {
+			{host: "127.0.0.1", want: 200}, {host: "docker.lan:9323", want: 200},
+			{host: "docker.lan", header: "Origin", value: "http://docker.lan", want: 403}, {host: "docker.lan", header: "Sec-Fetch-Site", value: "same-site", want: 403},
+		},
+	} {
+		b.config.Metrics = netip.MustParseAddrPort(listens)
+		b.restart()
+		for _, tt := range tests {
+			r := httptest.NewRequest("GET", MetricsPath, nil)
+			if r.Host = tt.host; tt.header != "" {
+				r.Header.Set(tt.header, tt.value)
+			}
+			w := httptest.NewRecorder()
+			b.plugin.metrics.server.Handler.ServeHTTP(w, r)
+			if has := strings.Contains(w.Body.String(), "underlay_build_info"); w.Code != tt.want || has != (tt.want == 200) {
+				t.Errorf("on %s, %+v: %d, with metrics: %v", listens, tt, w.Code, has)
+			}
+			if h := w.Header(); h.Get("X-Content-Type-Options") != "nosniff" || h.Get("Cross-Origin-Resource-Policy") != "same-origin" {
+				t.Errorf("on %s, %+v: %v", listens, tt, h)
+			}
+		}
+	}
+}
+
 // held is a collector that takes until it is let go.
 type held struct{ begun, end chan struct{} }
 
@@ -298,8 +454,8 @@ func TestMetricsFullHouse(t *testing.T) {
 		got <- err
 	}()
 	<-h.begun
-	shut := make(chan error, maxScrapers)
-	for range maxScrapers {
+	shut := make(chan error, ui.Most+maxScrapers)
+	for range cap(shut) {
 		c, err := net.Dial("tcp", on)
 		if err != nil {
 			t.Fatal(err)

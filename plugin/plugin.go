@@ -153,6 +153,9 @@ func Listen(config Config) (*Plugin, error) {
 	p.routeState()
 	p.routeStatus()
 	p.routeExport()
+	for path := range p.server.calls {
+		p.metrics.expect(path)
+	}
 	p.config.server(p.server)
 	p.metrics.listen(config.Metrics)
 	go p.load()

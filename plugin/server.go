@@ -171,16 +171,11 @@ func answer[Req, Res any](ctx *term, req Req, f func(context.Context, Req) (Res,
 	}
 	done := make(chan outcome, 1)
 	go func() {
-		var o outcome
-		defer func() {
-			if p := recover(); p != nil {
-				o.err = fmt.Errorf("underlay failed at this call, which is a bug to report: %v", p)
-			}
-			done <- o
-		}()
 		own, cancel := ctx.own()
 		defer cancel()
-		o.res, o.err = f(own, req)
+		var o outcome
+		o.res, o.err = caught(func() (Res, error) { return f(own, req) })
+		done <- o
 	}()
 	select {
 	case o := <-done:
@@ -188,6 +183,16 @@ func answer[Req, Res any](ctx *term, req Req, f func(context.Context, Req) (Res,
 	case <-ctx.Done():
 		return res, fmt.Errorf("underlay gave up after %v: the host's kernel or disk is too slow; try again, and see its log", deadline)
 	}
+}
+
+// caught has a panic of f end what was asked, and not the daemon.
+func caught[Res any](f func() (Res, error)) (res Res, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("underlay failed at this call, which is a bug to report: %v", p)
+		}
+	}()
+	return f()
 }
 
 // about names the network and the endpoint, or the pool, that a call is about.

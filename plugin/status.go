@@ -260,7 +260,7 @@ func page(most int) int {
 }
 
 func (p *Plugin) endpoints(_ context.Context, req EndpointsRequest) (Endpoints, error) {
-	page, more, err := p.parts.driver.EndpointStates(driver.EndpointQuery{Network: req.Network, After: req.After, Most: page(req.Most)})
+	page, next, err := p.parts.driver.EndpointStates(driver.EndpointQuery{Network: req.Network, After: req.After, Most: page(req.Most)})
 	if err != nil {
 		return Endpoints{}, err
 	}
@@ -285,15 +285,11 @@ func (p *Plugin) endpoints(_ context.Context, req EndpointsRequest) (Endpoints, 
 			page[i].Name = cmp.Or(leases[key], page[i].Name)
 		}
 	}
-	res := Endpoints{Endpoints: page}
-	if more {
-		res.Next = page[len(page)-1].ID
-	}
-	return res, nil
+	return Endpoints{page, next}, nil
 }
 
 func (p *Plugin) addresses(_ context.Context, req AddressesRequest) (Addresses, error) {
-	uses, more, err := p.parts.ipam.Addresses(ipam.AddressQuery{Within: req.Subnet.Masked(), After: req.After, Most: page(req.Most)})
+	uses, next, err := p.parts.ipam.Addresses(ipam.AddressQuery{Within: req.Subnet.Masked(), After: req.After, Most: page(req.Most)})
 	if err != nil {
 		return Addresses{}, err
 	}
@@ -302,7 +298,7 @@ func (p *Plugin) addresses(_ context.Context, req AddressesRequest) (Addresses, 
 		held = append(held, u.Address)
 	}
 	holders := p.parts.driver.Holders(held)
-	res := Addresses{Addresses: []Address{}}
+	res := Addresses{[]Address{}, next}
 	for _, u := range uses {
 		a := Address{AddressUse: u}
 		if e, ok := holders[u.Address]; ok && u.Kind != ipam.Excluded {
@@ -312,9 +308,6 @@ func (p *Plugin) addresses(_ context.Context, req AddressesRequest) (Addresses, 
 			}
 		}
 		res.Addresses = append(res.Addresses, a)
-	}
-	if more {
-		res.Next = uses[len(uses)-1].Address
 	}
 	return res, nil
 }

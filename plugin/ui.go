@@ -18,7 +18,10 @@ func viewed[Res any](ctx context.Context, p *Plugin, f func() (Res, error)) (jso
 	if err := p.ready(ctx); err != nil {
 		return nil, err
 	}
-	res, err := f()
+	if err := ctx.Err(); err != nil { // the look has taken too long, or the page is no more
+		return nil, err
+	}
+	res, err := caught(f)
 	if err != nil {
 		return nil, err
 	}

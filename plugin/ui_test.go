@@ -41,6 +41,14 @@ func TestPageSeesWhatTheSocketTells(t *testing.T) {
 			}
 		}
 	}
+	// A look that is over asks nothing more.
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for range 20 {
+		if text, err := (view{b.plugin}).Status(ended); err == nil {
+			t.Fatalf("after its end: %s", text)
+		}
+	}
 	var page Addresses
 	text, err := over.Addresses(t.Context(), netip.MustParseAddr("192.168.50.2"))
 	if err == nil {
@@ -79,7 +87,7 @@ func TestPageOnMetricsAddr(t *testing.T) {
 		t.Fatal(err)
 	}
 	res.Body.Close()
-	if res.StatusCode != http.StatusNotFound {
+	if res.StatusCode != http.StatusBadRequest {
 		t.Errorf("a call on TCP: %s", res.Status)
 	}
 

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
@@ -558,6 +559,26 @@ func TestTableIsPlain(t *testing.T) {
 	}
 	if !strings.Contains(text, `\x1b[2J\u202ex in /run/a b`) || !strings.HasSuffix(text, "left: \\x1b[31m\\n\\u009b\n") {
 		t.Errorf("it is %q", text)
+	}
+}
+
+func TestNotesOfPools(t *testing.T) {
+	zero := new(big.Int)
+	for want, p := range map[string]ipam.PoolUse{
+		"": {}, "2 in conflict": {Conflicts: 2}, "not asked: it is down": {Blind: "it is down"},
+		"2 in conflict, not asked: it is down": {Conflicts: 2, Blind: "it is down"},
+	} {
+		p.Size, p.Excluded, p.Free = zero, zero, zero
+		text, err := (&asking{format: "wide"}).text(nil, func(tb *table) { drawPools(tb, plugin.Status{Pools: []ipam.PoolUse{p}}) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		heads, row, _ := strings.Cut(text, "\n")
+		at := strings.Index(heads, "NOTE")
+		row, _, _ = strings.Cut(row, "\n")
+		if got := row[min(at, len(row)):]; got != want {
+			t.Errorf("the note is %q, want %q:\n%s", got, want, text)
+		}
 	}
 }
 

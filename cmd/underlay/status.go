@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -95,14 +96,14 @@ func drawPools(t *table, s plugin.Status) {
 	}
 	t.row("POOL", "SIZE", "CONTAINERS", "GATEWAYS", "RESERVED", "EXCLUDED", "OTHERS", "RESTING", "FREE", "NOTE")
 	for _, p := range s.Pools {
-		note := ""
+		var notes []string
 		if p.Conflicts > 0 {
-			note = fmt.Sprintf("%d in conflict", p.Conflicts)
+			notes = append(notes, fmt.Sprintf("%d in conflict", p.Conflicts))
 		}
 		if p.Blind != "" {
-			note += " not asked: " + p.Blind
+			notes = append(notes, "not asked: "+p.Blind)
 		}
-		t.row(p.Subnet, count(p.Size), p.Containers, p.Gateways, p.Reserved, count(p.Excluded), p.Others, p.Resting, count(p.Free), note)
+		t.row(p.Subnet, count(p.Size), p.Containers, p.Gateways, p.Reserved, count(p.Excluded), p.Others, p.Resting, count(p.Free), strings.Join(notes, ", "))
 	}
 	t.say("")
 }

@@ -234,7 +234,7 @@ func (s *Store) commit() bool {
 		err = fmt.Errorf("state not written: %w; make room on the file system of %s", err, s.path)
 	case errors.Is(err, errDamaged):
 		s.broken = err
-		err = fmt.Errorf("state file %s: %w; disable and enable the plugin", s.path, err)
+		err = fmt.Errorf("state file %s: %w; docker plugin disable -f and enable the plugin, or systemctl restart underlay", s.path, err)
 	default:
 		err = fmt.Errorf("state not written: %w", err)
 	}

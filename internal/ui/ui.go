@@ -28,7 +28,7 @@ type Source interface {
 
 const (
 	// every is how long the plugin is left alone between two looks. What happens is
-	// to be on the page within a second.
+	// to be on the page within a second, if a look takes no more than a tenth of one.
 	every = 400 * time.Millisecond
 	// share is how many times as long as a look takes it is left alone at least.
 	share = 8
@@ -40,8 +40,8 @@ const (
 	beat = 15 * time.Second
 	// writing is how long a browser may take for an event.
 	writing = 30 * time.Second
-	// most is the most streams at a time.
-	most = 8
+	// Most is the most streams at a time.
+	Most = 8
 )
 
 //go:embed page
@@ -78,9 +78,9 @@ type UI struct {
 
 	mu       sync.Mutex
 	watchers int
-	stop     context.CancelFunc // of the looking
-	now      *snapshot          // nil: nothing has been seen yet
-	next     chan struct{}      // closed when now changes
+	looking  bool          // somebody looks at the plugin, or leaves it alone after that
+	now      *snapshot     // nil: nothing has been seen yet
+	next     chan struct{} // closed when now changes
 }
 
 // New makes the page of a source. It is served to whoever calls this host by an
@@ -103,14 +103,14 @@ func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	file, known := files[r.URL.Path]
 	switch {
 	case !u.isNamed(r.Host):
-		refuse(w, http.StatusForbidden, fmt.Sprintf("%q is no name of this page; open it by an IP address of the host, or as localhost on it", r.Host))
+		refuseName(w, r)
 	case !known && r.URL.Path != EventsPath:
 		refuse(w, http.StatusNotFound, "there is no such page; / is the one that is")
 	case r.Method != http.MethodGet:
 		w.Header().Set("Allow", http.MethodGet)
 		refuse(w, http.StatusMethodNotAllowed, "this page only shows: it takes a GET")
 	case r.URL.Path == EventsPath && isForeign(r):
-		refuse(w, http.StatusForbidden, "another page may not read these")
+		refuseForeign(w)
 	case r.URL.Path == EventsPath:
 		u.events(w, r)
 	default:
@@ -122,6 +122,33 @@ func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", file.kind)
 		_, _ = w.Write(text) // a browser that has gone is past telling
 	}
+}
+
+// Guard keeps other pages from what is served to programs beside this one. They may
+// call this host by any name if anyName is true: then a site whose name leads here can
+// read it, too.
+func (u *UI) Guard(h http.Handler, anyName bool) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for key, value := range headers {
+			w.Header().Set(key, value)
+		}
+		switch {
+		case !anyName && !u.isNamed(r.Host):
+			refuseName(w, r)
+		case isForeign(r) || r.Header.Get("Origin") != "": // no program has one
+			refuseForeign(w)
+		default:
+			h.ServeHTTP(w, r)
+		}
+	})
+}
+
+func refuseName(w http.ResponseWriter, r *http.Request) {
+	refuse(w, http.StatusForbidden, fmt.Sprintf("%q is no name of this page; open it by an IP address of the host, or as localhost on it", r.Host))
+}
+
+func refuseForeign(w http.ResponseWriter) {
+	refuse(w, http.StatusForbidden, "another page may not read these")
 }
 
 func refuse(w http.ResponseWriter, status int, why string) {
@@ -162,12 +189,13 @@ func isForeign(r *http.Request) bool {
 
 // events tells a browser what there is, and then what changes, until it goes.
 func (u *UI) events(w http.ResponseWriter, r *http.Request) {
-	if !u.join() {
-		refuse(w, http.StatusServiceUnavailable, fmt.Sprintf("%d others are looking; close one of their pages", most))
+	w.Header().Set("Content-Type", "text/event-stream")
+	if !u.join() { // told as an event, since a script cannot read another answer
+		full := &snapshot{down: fmt.Sprintf("%d others are looking; close one of their pages", Most)}
+		_, _ = w.Write(full.since(nil))
 		return
 	}
 	defer u.leave()
-	w.Header().Set("Content-Type", "text/event-stream")
 	stream := http.NewResponseController(w)
 	_ = stream.SetReadDeadline(time.Time{}) // a test's recorder has none
 	send := func(text []byte) error {
@@ -206,14 +234,14 @@ func (u *UI) events(w http.ResponseWriter, r *http.Request) {
 func (u *UI) join() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.watchers == most {
+	if u.watchers == Most {
 		return false
 	}
-	if u.watchers++; u.watchers == 1 {
-		var ctx context.Context
-		ctx, u.stop = context.WithCancel(u.ctx)
+	u.watchers++
+	if !u.looking {
+		u.looking = true
 		u.now = nil // what was seen last may be of long ago
-		go u.watch(ctx)
+		go u.watch()
 	}
 	return true
 }
@@ -221,9 +249,15 @@ func (u *UI) join() bool {
 func (u *UI) leave() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.watchers--; u.watchers == 0 {
-		u.stop()
-	}
+	u.watchers--
+}
+
+// goesOn says whether there is anybody to look for, and ends the looking if not.
+func (u *UI) goesOn() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.looking = u.watchers > 0
+	return u.looking
 }
 
 // state is what was seen last, and what is closed when that is over.
@@ -233,30 +267,29 @@ func (u *UI) state() (*snapshot, <-chan struct{}) {
 	return u.now, u.next
 }
 
-func (u *UI) watch(ctx context.Context) {
-	for last := (*snapshot)(nil); ; {
+// watch looks at the plugin until nobody is there any more. However often browsers
+// come and go, there is one look at a time, and the plugin is left alone after each.
+func (u *UI) watch() {
+	for last := (*snapshot)(nil); u.goesOn(); {
 		start := time.Now()
-		now := look(ctx, u.source, last)
-		if now != last && u.publish(ctx, now) {
+		now := look(u.ctx, u.source, last)
+		if now != last {
+			u.publish(now)
 			last = now
 		}
 		select {
 		case <-time.After(min(max(every, share*time.Since(start)), rarest)):
-		case <-ctx.Done():
+		case <-u.ctx.Done():
 			return
 		}
 	}
 }
 
-// publish hands a snapshot to all streams, unless they have gone.
-func (u *UI) publish(ctx context.Context, now *snapshot) bool {
+// publish hands a snapshot to all streams.
+func (u *UI) publish(now *snapshot) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if ctx.Err() != nil {
-		return false
-	}
 	u.now = now
 	close(u.next)
 	u.next = make(chan struct{})
-	return true
 }

@@ -26,6 +26,8 @@ type fixed struct {
 	err       error
 	takes     time.Duration
 	asked     int // for the status
+	asking    int
+	together  int // the most that have asked at a time
 }
 
 func (f *fixed) set(change func()) {
@@ -41,9 +43,11 @@ func (f *fixed) looks() int {
 }
 
 func (f *fixed) Status(context.Context) (json.RawMessage, error) {
+	f.set(func() { f.asking++; f.together = max(f.together, f.asking) })
 	time.Sleep(f.takes)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.asking--
 	f.asked++
 	return json.RawMessage(f.status), f.err
 }
@@ -351,20 +355,55 @@ func TestSlowPlugin(t *testing.T) {
 	}
 }
 
+// Browsers that come and go, however fast, do not have the plugin asked more often than
+// one that stays.
+func TestComeAndGo(t *testing.T) {
+	for takes, looks := range map[time.Duration]int{10 * time.Millisecond: 25, 2 * time.Second: 2} {
+		synctest.Test(t, func(t *testing.T) {
+			f := lan()
+			f.takes = takes
+			u := New(f)
+			defer u.Close()
+			for range 200 {
+				_, end := watch(u)
+				time.Sleep(50 * time.Millisecond)
+				end()
+			}
+			f.set(func() {
+				if f.together != 1 {
+					t.Errorf("%d looks of %v at once", f.together, takes)
+				}
+			})
+			if n := f.looks(); n < looks-1 || n > looks {
+				t.Errorf("asked %d times in 10 s for %v each, want %d", n, takes, looks)
+			}
+			// Who comes while the plugin is left alone sees what was seen last.
+			w, end := watch(u)
+			synctest.Wait()
+			if w.count("event: all") != 1 {
+				t.Errorf("one is told %s", w.text.String())
+			}
+			end()
+			time.Sleep(time.Minute) // the last look comes to its end
+		})
+	}
+}
+
 func TestTooManyLook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := New(lan())
 		defer u.Close()
 		var ends []func()
-		for range most {
+		for range Most {
 			_, end := watch(u)
 			ends = append(ends, end)
 		}
 		synctest.Wait()
 		w := httptest.NewRecorder()
 		u.ServeHTTP(w, httptest.NewRequest("GET", "http://127.0.0.1"+EventsPath, nil))
-		if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "others are looking") {
-			t.Errorf("%d %s", w.Code, w.Body)
+		if want := "event: down\ndata: {\"error\":\"8 others are looking; close one of their pages\"}\n\n"; w.Code != http.StatusOK ||
+			w.Header().Get("Content-Type") != "text/event-stream" || w.Body.String() != want {
+			t.Errorf("%d %s %s", w.Code, w.Header(), w.Body)
 		}
 		ends[0]()
 		_, ends[0] = watch(u)

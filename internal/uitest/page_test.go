@@ -5,6 +5,7 @@ package uitest
 import (
 	"flag"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -61,6 +62,7 @@ func TestPage(t *testing.T) {
 		{"keeps still", testStill},
 		{"is quick with many", testMany},
 		{"says that nobody answers", testDown},
+		{"says that too many look", testNinth},
 		{"runs nothing that it shows", testHostile},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, c) })
@@ -482,17 +484,39 @@ func testDown(t *testing.T, c *chromium) {
 	l.down = "nobody serves on /run/docker/plugins/underlay.sock: is the plugin enabled (docker plugin ls)?"
 	p := c.open(t, serve(t, l), 1280, 900)
 	p.await(`document.querySelector('#matters').innerText.includes('No answer ` + l.down + `')`)
-	p.await(`document.querySelector('#pools').innerText.includes('The plugin does not answer')`)
+	p.await(`document.querySelector('#pools').innerText.includes('There is no answer yet')`)
 	l.change(func() { l.down = "" })
 	p.live()
 	if got := p.cell("192.168.50.10"); got != "192.168.50.10, dynamic, web" {
 		t.Errorf("after it has come: %q", got)
 	}
+	again := `document.querySelector('#said').innerText.includes('The plugin answers again.')`
+	p.await(again)
 	l.change(func() { l.down = "the plugin has not answered within 10s; see dockerd's log" })
 	p.await(`document.querySelector('#matters').innerText.includes('not answered within 10s')`)
 	if got := p.cell("192.168.50.10"); got != "192.168.50.10, dynamic, web" {
 		t.Errorf("what was known before is %q now", got)
 	}
+	p.await(`document.querySelector('#said').innerText.startsWith('No answer: the plugin has not answered within 10s')`)
+	l.change(func() { l.down = "" })
+	p.await(again)
+}
+
+func testNinth(t *testing.T, c *chromium) {
+	url := serve(t, office())
+	var others []*http.Response
+	for range ui.Most {
+		res, err := http.Get(url + "events")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		others = append(others, res)
+	}
+	p := c.open(t, url, 1280, 900)
+	p.await(`document.querySelector('#matters').innerText.includes('8 others are looking; close one of their pages')`)
+	others[0].Body.Close()
+	p.live()
 }
 
 // Names and reasons are others' texts.

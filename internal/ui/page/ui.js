@@ -513,7 +513,7 @@ function take(news, all) {
     }
   }
   if (!all) tell(before)
-  else if (wasDown) announce('The plugin answers again.')
+  if (wasDown) announce('The plugin answers again.')
   legend()
   matters()
   parents()
@@ -850,7 +850,7 @@ function connect() {
   on('down', ({ error }) => {
     down = error
     link('down', 'no answer')
-    if (!status) $('pools').replaceChildren(make('p', { class: 'empty card' }, 'The plugin does not answer. The page goes on by itself once it does.'))
+    if (!status) $('pools').replaceChildren(make('p', { class: 'empty card' }, 'There is no answer yet. The page goes on by itself once there is one.'))
     matters()
   })
   events.onerror = () => {
