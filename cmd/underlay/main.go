@@ -39,7 +39,6 @@ func command() *cobra.Command {
 	root.AddCommand(
 		serve(), status(), networks(), endpoints(), addresses(), conflicts(), leases(), page(), examine(), reconcile(), release(), state(), forget(), export(), importState(),
 	)
-	withManual(root)
 	return root
 }
 

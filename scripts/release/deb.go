@@ -41,7 +41,7 @@ func debVersion(describe string, when time.Time) string {
 }
 
 // deb writes the Debian package: the socket plugin as a service of systemd.
-func (r *release) deb(to, arch, binary, manual string, licences []byte) (err error) {
+func (r *release) deb(to, arch, binary string, licences []byte) (err error) {
 	parts := filepath.Join(r.tree, "scripts/release/deb")
 	var contents files.Contents
 	add := func(dst, src string, mode os.FileMode) {
@@ -55,27 +55,22 @@ func (r *release) deb(to, arch, binary, manual string, licences []byte) (err err
 	add("/usr/lib/tmpfiles.d/underlay.conf", filepath.Join(parts, "underlay.conf"), 0o644)
 	add("/etc/default/underlay", filepath.Join(parts, "underlay.default"), 0o644)
 	contents[len(contents)-1].Type = files.TypeConfigNoReplace
-	add("/usr/share/bash-completion/completions/underlay", filepath.Join(manual, "underlay"), 0o644)
-	add("/usr/share/zsh/vendor-completions/_underlay", filepath.Join(manual, "_underlay"), 0o644)
-	add("/usr/share/fish/vendor_completions.d/underlay.fish", filepath.Join(manual, "underlay.fish"), 0o644)
+	add("/usr/share/bash-completion/completions/underlay", r.completion("bash"), 0o644)
+	add("/usr/share/zsh/vendor-completions/_underlay", r.completion("zsh"), 0o644)
+	add("/usr/share/fish/vendor_completions.d/underlay.fish", r.completion("fish"), 0o644)
 
-	pages, err := filepath.Glob(filepath.Join(manual, "*.1"))
+	page, err := os.ReadFile(filepath.Join(r.tree, "docs/underlay.8"))
+	if err == nil {
+		page, err = zipped(page)
+	}
 	if err != nil {
 		return err
 	}
-	for _, page := range pages {
-		text, err := os.ReadFile(page)
-		if err != nil {
-			return err
-		}
-		if text, err = zipped(text); err != nil {
-			return err
-		}
-		if err := os.WriteFile(page+".gz", text, 0o644); err != nil {
-			return err
-		}
-		add("/usr/share/man/man1/"+filepath.Base(page)+".gz", page+".gz", 0o644)
+	packed := filepath.Join(r.tmp, "underlay.8.gz")
+	if err := os.WriteFile(packed, page, 0o644); err != nil {
+		return err
 	}
+	add("/usr/share/man/man8/underlay.8.gz", packed, 0o644)
 
 	const doc = "/usr/share/doc/underlay"
 	copyright := filepath.Join(r.tmp, "copyright-"+arch)

@@ -63,18 +63,11 @@ func (r *release) make(archs []string) (err error) {
 	if err := os.MkdirAll(r.out, 0o755); err != nil {
 		return err
 	}
-	manual := filepath.Join(r.tmp, "manual")
-	if err := os.Mkdir(manual, 0o755); err != nil {
-		return err
-	}
-	// The pages say the month: UTC's.
-	err = r.run([]string{"CGO_ENABLED=0", "TZ=UTC", "SOURCE_DATE_EPOCH=" + strconv.FormatInt(r.when.Unix(), 10)},
-		"go", "run", "-trimpath", "-tags", "manual", "-ldflags", r.ldflags(), "./cmd/underlay", "manual", manual)
-	if err != nil {
+	if err := r.complete(); err != nil {
 		return err
 	}
 	for _, arch := range archs {
-		if err := r.of(arch, manual); err != nil {
+		if err := r.of(arch); err != nil {
 			return fmt.Errorf("%s: %w", arch, err)
 		}
 	}
@@ -85,7 +78,7 @@ func (r *release) make(archs []string) (err error) {
 }
 
 // of makes one architecture's files.
-func (r *release) of(arch, manual string) error {
+func (r *release) of(arch string) error {
 	name := "underlay-" + r.version + "-linux-" + arch
 	binary := filepath.Join(r.tmp, name)
 	err := r.run([]string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch, "GOAMD64=v1", "GOARM64=v8.0", "GOFLAGS="},
@@ -102,7 +95,7 @@ func (r *release) of(arch, manual string) error {
 		return err
 	}
 	if r.debOnly {
-		return r.deb(filepath.Join(r.out, "underlay_"+arch+".deb"), arch, binary, manual, licences)
+		return r.deb(filepath.Join(r.out, "underlay_"+arch+".deb"), arch, binary, licences)
 	}
 	rootfs := filepath.Join(r.tmp, "plugin-"+arch)
 	if err := r.run(nil, filepath.Join(r.tree, "scripts/rootfs"), binary, rootfs); err != nil {
@@ -118,11 +111,34 @@ func (r *release) of(arch, manual string) error {
 		return err
 	}
 	deb := filepath.Join(r.out, "underlay_"+debVersion(r.version, r.when)+"_"+arch+".deb")
-	if err := r.deb(deb, arch, binary, manual, licences); err != nil {
+	if err := r.deb(deb, arch, binary, licences); err != nil {
 		return err
 	}
 	return copyFile(filepath.Join(r.out, name), binary, 0o755)
 }
+
+// complete writes the completions for each shell, which the program makes itself.
+func (r *release) complete() error {
+	program := filepath.Join(r.tmp, "underlay")
+	if err := r.run([]string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-o", program, "./cmd/underlay"); err != nil {
+		return err
+	}
+	for _, shell := range shells {
+		text, err := exec.Command(program, "completion", shell).Output()
+		if err == nil {
+			err = os.WriteFile(r.completion(shell), text, 0o644)
+		}
+		if err != nil {
+			return fmt.Errorf("completion for %s: %w", shell, err)
+		}
+	}
+	return nil
+}
+
+// shells are those whose completions are in the package.
+var shells = []string{"bash", "zsh", "fish"}
+
+func (r *release) completion(shell string) string { return filepath.Join(r.tmp, "completion."+shell) }
 
 func (r *release) ldflags() string { return "-s -w -X main.version=" + r.version }
 
