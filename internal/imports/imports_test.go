@@ -34,6 +34,7 @@ var may = map[string][]string{
 	"underlay/internal/imports":    {},
 	"underlay/internal/nstest":     {},
 	"underlay/internal/fault":      {},
+	"underlay/internal/manual":     {},
 	"underlay/internal/nic":        {},
 	"underlay/internal/wall":       {},
 	"underlay/internal/killtest":   {},

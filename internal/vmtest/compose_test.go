@@ -11,39 +11,31 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"underlay/internal/manual"
 )
 
-// manual is where the pages are that tests take commands and files from.
-const manual = "docs"
-
-// section is one of a page: its heading, its Compose file and its commands.
-type section struct{ heading, yaml, sh string }
-
 // sections reads a page of the manual.
-func sections(t *testing.T, page string) []section {
+func sections(t *testing.T, page string) []manual.Section {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(manual, page))
+	all, err := manual.Read(filepath.Join("docs", page))
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := []section{{}}
-	var block *string
-	for line := range strings.Lines(string(text)) {
-		s := &all[len(all)-1]
-		switch bare := strings.TrimSpace(line); {
-		case bare == "```":
-			block = nil
-		case bare == "```yaml":
-			block = &s.yaml
-		case bare == "```sh":
-			block = &s.sh
-		case block != nil:
-			*block += line
-		case strings.HasPrefix(line, "## "):
-			all = append(all, section{heading: strings.TrimPrefix(bare, "## ")})
-		}
-	}
 	return all
+}
+
+// nginx is an image of that name, which serves something at port 80, until the test's
+// end.
+func nginx(t *testing.T) {
+	t.Helper()
+	importImage(t, "nginx", `["busybox","httpd","-f","-p","80"]`)
+}
+
+func importImage(t *testing.T, name, cmd string) {
+	t.Helper()
+	do(t, "", `tar -C /tmp/image -c . | docker import -c 'CMD `+cmd+`' - `+name)
+	t.Cleanup(func() { docker(t, "rmi", name) })
 }
 
 // stack is a Compose file under test, in a folder of its own.
@@ -114,19 +106,17 @@ func serves(t *testing.T, what string, p place, addr string) {
 // Every Compose file of the manual is run as it is there, and what the page
 // says of it is so. The images alone are not the true ones.
 func TestComposeFiles(t *testing.T) {
-	for name, cmd := range map[string]string{"nginx": `["busybox","httpd","-f","-p","80"]`, "postgres": `["busybox","sleep","1000000"]`} {
-		do(t, "", `tar -C /tmp/image -c . | docker import -c 'CMD `+cmd+`' - `+name)
-		defer docker(t, "rmi", name)
-	}
+	nginx(t)
+	importImage(t, "postgres", `["busybox","sleep","1000000"]`)
 	const web4, web6 = "192.168.50.70", "fd00:50::70"
-	checks := map[string]func(*testing.T, stack, section){
-		"A service with an address of its own": func(t *testing.T, s stack, _ section) {
+	checks := map[string]func(*testing.T, stack, manual.Section){
+		"A service with an address of its own": func(t *testing.T, s stack, _ manual.Section) {
 			s.up("shop", "")
 			serves(t, "the service, from the LAN", "host1", web4)
 			reaches(t, "the service through the router", s.service("shop", "web").at(), internet4)
 			isolated(t, "the Docker host to the service", "", web4)
 		},
-		"One network on the LAN, one inside": func(t *testing.T, s stack, _ section) {
+		"One network on the LAN, one inside": func(t *testing.T, s stack, _ manual.Section) {
 			s.up("shop", "")
 			web, db := s.service("shop", "web"), s.service("shop", "db")
 			serves(t, "the service, from the LAN", "host1", web4)
@@ -140,13 +130,13 @@ func TestComposeFiles(t *testing.T) {
 			isolated(t, "the Docker host to db", "", inside...)
 			isolated(t, "db to the LAN and beyond", db.at(), host4, router4, internet4)
 		},
-		"IPv4 and IPv6": func(t *testing.T, s stack, _ section) {
+		"IPv4 and IPv6": func(t *testing.T, s stack, _ manual.Section) {
 			s.up("shop", "")
 			serves(t, "the service, from the LAN", "host1", web4)
 			serves(t, "the service, from the LAN", "host1", "["+web6+"]")
 			reaches(t, "the service through the router", s.service("shop", "web").at(), internet4, internet6)
 		},
-		"A VLAN for each stack": func(t *testing.T, s stack, doc section) {
+		"A VLAN for each stack": func(t *testing.T, s stack, doc manual.Section) {
 			do(t, "router", "ip link add link eth0 name eth0.11 type vlan id 11; ip addr add 192.168.11.1/24 dev eth0.11; ip link set eth0.11 up")
 			s.Cleanup(func() { do(t, "router", "ip link del eth0.11") })
 			s.Cleanup(func() {
@@ -155,7 +145,7 @@ func TestComposeFiles(t *testing.T) {
 				s.sh("VLAN=11 docker compose -p blog down -t 0")
 				wantVLANs(t, "with no stack left")
 			})
-			s.sh(doc.sh)
+			s.sh(doc.Text("sh"))
 			wantVLANs(t, "with two stacks", "eth0.10 802.1Q 10 on eth0", "eth0.11 802.1Q 11 on eth0")
 			shop, blog := s.service("shop", "web"), s.service("blog", "web")
 			reaches(t, "shop to its router", shop.at(), "192.168.10.1")
@@ -167,15 +157,15 @@ func TestComposeFiles(t *testing.T) {
 			isolated(t, "shop to blog, the router does not forward", shop.at(), blog.addrs("blog_lan")...)
 			do(t, "router", "sysctl -qw net.ipv4.ip_forward=1")
 		},
-		"The Docker host reaches the containers": func(t *testing.T, s stack, _ section) {
+		"The Docker host reaches the containers": func(t *testing.T, s stack, _ manual.Section) {
 			s.up("shop", "")
 			serves(t, "the service, from the LAN", "host1", web4)
 			serves(t, "the service, from the Docker host", "", web4)
 			reaches(t, "the service to the Docker host and the LAN", s.service("shop", "web").at(), docker4, host4, internet4)
 		},
-		"A network that is there before the stack": func(t *testing.T, s stack, doc section) {
+		"A network that is there before the stack": func(t *testing.T, s stack, doc manual.Section) {
 			s.networks = append(s.networks, "lan")
-			s.sh(doc.sh)
+			s.sh(doc.Text("sh"))
 			s.up("shop", "")
 			serves(t, "the service, from the LAN", "host1", web4)
 			s.sh("docker compose -p shop down -t 0")
@@ -185,45 +175,22 @@ func TestComposeFiles(t *testing.T) {
 		},
 	}
 	for _, doc := range sections(t, "compose.md") {
-		if doc.yaml == "" {
+		yaml := doc.Text("yaml")
+		if yaml == "" {
 			continue
 		}
-		check := checks[doc.heading]
+		check := checks[doc.Heading]
 		if check == nil {
-			t.Errorf("compose.md has a file under %q, and nothing tests it", doc.heading)
+			t.Errorf("compose.md has a file under %q, and nothing tests it", doc.Heading)
 			continue
 		}
-		delete(checks, doc.heading)
-		t.Run(strings.ReplaceAll(doc.heading, " ", "-"), func(t *testing.T) {
+		delete(checks, doc.Heading)
+		t.Run(strings.ReplaceAll(doc.Heading, " ", "-"), func(t *testing.T) {
 			b := begin(t)
-			check(t, b.stack(doc.yaml), doc)
+			check(t, b.stack(yaml), doc)
 		})
 	}
 	for heading := range checks {
 		t.Errorf("compose.md has no file under %q", heading)
-	}
-}
-
-// Every docker network create of the manual's page on reach is one that works.
-func TestReachManual(t *testing.T) {
-	var commands int
-	for _, doc := range sections(t, "reach.md") {
-		for line := range strings.Lines(strings.ReplaceAll(doc.sh, "\\\n", " ")) {
-			words := strings.Fields(line)
-			if len(words) < 3 || words[1] != "network" {
-				continue
-			}
-			commands++
-			t.Run(fmt.Sprintf("%s-%d", strings.ReplaceAll(doc.heading, " ", "-"), commands), func(t *testing.T) {
-				b := begin(t)
-				b.networks = append(b.networks, words[len(words)-1])
-				if _, err := sh("", line); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-	}
-	if commands == 0 {
-		t.Error("reach.md has no docker network create")
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"underlay/internal/manual"
 )
 
 const (
@@ -40,7 +42,6 @@ func TestDeb(t *testing.T) {
 		t.Error("without systemd it was started")
 	}
 	do(t, "", "systemd-analyze verify --man=no "+debUnit)
-	do(t, "", "echo LOG_LEVEL=debug >>/etc/default/underlay")
 	// dockerd's folder, where systemd makes it at boot.
 	root := t.TempDir()
 	do(t, "", "systemd-tmpfiles --create --root="+root+" - </usr/lib/tmpfiles.d/underlay.conf")
@@ -50,9 +51,16 @@ func TestDeb(t *testing.T) {
 	mode := do(t, "", "stat -c %a /run/docker")
 
 	systemd := startSystemd(t)
-	if said := do(t, "", systemd.in("dpkg -i "+deb+" 2>&1")); strings.Contains(said, "systemd does not run") {
-		t.Errorf("dpkg -i with systemd says\n%s", said)
+	// As the manual has it. (apt asks a terminal before it removes something.)
+	const yes = "/etc/apt/apt.conf.d/yes"
+	do(t, "", "dpkg -P underlay; echo 'APT::Get::Assume-Yes \"true\";' >"+yes)
+	t.Cleanup(func() { os.Remove(yes) })
+	home := t.TempDir()
+	do(t, "", "mkdir "+home+"/dist && cp "+deb+" "+home+"/dist/underlay_1_amd64.deb")
+	if said := do(t, "", systemd.in(b.script(home, "install.md", "As a service: Debian and Ubuntu"))); strings.Contains(said, "systemd does not run") || !strings.Contains(said, "Active: active") {
+		t.Errorf("apt install with systemd says\n%s", said)
 	}
+	do(t, "", systemd.in(b.script(home, "install.md", "Settings of the service")))
 	active := func() error { _, err := sh("", systemd.in("systemctl is-active underlay")); return err }
 	if err := wait(20*time.Second, "the unit", active); err != nil {
 		t.Fatal(err)
@@ -109,15 +117,17 @@ func TestDeb(t *testing.T) {
 	docker(t, "rm", "-f", "boxed")
 	docker(t, "network", "rm", "packed")
 
-	do(t, "", systemd.in("dpkg -r underlay 2>&1"))
+	off := manual.Commands(b.script(home, "install.md", "The service off again"))
+	remove, purge := off[len(off)-2], off[len(off)-1]
+	do(t, "", systemd.in(remove))
 	if _, err := os.Stat(debSocket); err == nil || strings.TrimSpace(do(t, "", "pidof underlay || true")) != "" {
 		t.Error("it serves although it was removed")
 	}
 	if _, err := os.Stat("/var/lib/underlay/underlay.db"); err != nil {
 		t.Errorf("a removal alone deletes the state: %v", err)
 	}
-	if said := do(t, "", systemd.in("dpkg -P underlay 2>&1")); !strings.Contains(said, "deleting /var/lib/underlay") {
-		t.Errorf("dpkg -P says\n%s", said)
+	if said := do(t, "", systemd.in(purge)); !strings.Contains(said, "deleting /var/lib/underlay") {
+		t.Errorf("%s says\n%s", purge, said)
 	}
 	systemd.end()
 	if after := traces(t); after != before {

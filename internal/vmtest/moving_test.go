@@ -11,26 +11,25 @@ import (
 // Containers are moved from Docker's own drivers to this one by the commands of the
 // manual as they are there, and back, and go on running.
 func TestMoving(t *testing.T) {
-	do(t, "", `tar -C /tmp/image -c . | docker import -c 'CMD ["busybox","httpd","-f","-p","80"]' - nginx`)
-	defer docker(t, "rmi", "nginx")
+	nginx(t)
 	pages := map[string]struct{ network, name, addr string }{
 		"macvlan": {"lan", "web", "192.168.50.70"},
 		"ipvlan":  {"flat", "api", "192.168.50.71"},
 	}
 	for _, doc := range sections(t, "moving.md") {
-		is, ok := pages[doc.heading]
+		is, ok := pages[doc.Heading]
 		if !ok {
-			if doc.sh != "" {
-				t.Errorf("moving.md has commands under %q, and nothing tests them", doc.heading)
+			if doc.Text("sh") != "" {
+				t.Errorf("moving.md has commands under %q, and nothing tests them", doc.Heading)
 			}
 			continue
 		}
-		delete(pages, doc.heading)
-		t.Run(doc.heading, func(t *testing.T) {
+		delete(pages, doc.Heading)
+		t.Run(doc.Heading, func(t *testing.T) {
 			b := begin(t)
 			b.containers = append(b.containers, is.name)
 			b.networks = append(b.networks, is.network)
-			before, moves, ok := strings.Cut(doc.sh, "docker network disconnect")
+			before, moves, ok := strings.Cut(doc.Text("sh"), "docker network disconnect")
 			if !ok {
 				t.Fatal("nothing is disconnected")
 			}

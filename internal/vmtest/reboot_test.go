@@ -56,7 +56,7 @@ const (
 		`|^TestAddresses$|^TestStaleCaches$|^TestPoolPersists$|^TestForeignVLAN$|^TestLinkOptions$`
 	notOld = `^TestDHCP(Servers|DaemonKilled)$|^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$|^TestModes$|^TestProxy$|^TestSoak$|^TestKillDaemon$|^TestDHCP(OfOneMAC|AnotherAddress)$|^TestSLAAC$|^TestDHCP6$/^(another|no|wanted)|^TestDoctor$` +
 		`|^TestHostAccess(Twice)?$|^TestDHCP$|^TestDaemonRestart$|^TestRouteTables$|^TestCapture$|^TestSubnets$|^TestDHCPByMAC$|^TestPluginDropsCapabilities$|^TestSandboxesInPlugin$` +
-		`|^TestSocketPlugin$|^TestRegistry$|^TestStaticRoutes$|^TestRouter|^TestLinkLocalRouter$|^TestDummyParent$`
+		`|^TestSocketPlugin$|^TestRegistry$|^TestStaticRoutes$|^TestRouter|^TestLinkLocalRouter$|^TestDummyParent$|^TestManual$`
 )
 
 // begin runs all tests that need no reboot and then, if any of them is asked
