@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"underlay/internal/manual"
 )
 
 // page8 is the manual page, whose commands, flags and environment are the program's.
@@ -158,8 +161,8 @@ func flagsOf(cmd *cobra.Command) (all []*pflag.Flag) {
 	return all
 }
 
-// manual is the page of the program as it is.
-func manual(root *cobra.Command) string {
+// manPage is the page of the program as it is.
+func manPage(root *cobra.Command) string {
 	root.InitDefaultCompletionCmd()
 	var commands, environment strings.Builder
 	for _, c := range variants(root) {
@@ -199,7 +202,7 @@ func manual(root *cobra.Command) string {
 func TestManualPage(t *testing.T) {
 	const file = "../../docs/underlay.8"
 	root := command()
-	page := manual(root)
+	page := manPage(root)
 	if *update {
 		if err := os.WriteFile(file, []byte(page), 0o644); err != nil {
 			t.Fatal(err)
@@ -234,5 +237,52 @@ func TestManualPage(t *testing.T) {
 				t.Errorf("docs/underlay.8 does not have %s of the environment", m[1])
 			}
 		}
+	}
+}
+
+// What the pages have a person type after underlay is a command, with its flags.
+func TestPagesKnowTheCommands(t *testing.T) {
+	files, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	verbs := regexp.MustCompile("(?m)(?:^[#$] |`)(?:build/)?underlay ([a-z]+(?: [^`\n#>|&]*)?)")
+	found := 0
+	for _, file := range append(files, "../../README.md", "../../SECURITY.md", "../../CONTRIBUTING.md") {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sections, err := manual.Read(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var typed strings.Builder
+		if filepath.Base(file) != "troubleshooting.md" { // what is quoted there are errors
+			typed.Write(text)
+		}
+		for _, s := range sections {
+			for _, c := range manual.Commands(s.Text("sh")) {
+				typed.WriteString("\n# " + c)
+			}
+		}
+		for _, m := range verbs.FindAllStringSubmatch(typed.String(), -1) {
+			root := command()
+			root.InitDefaultCompletionCmd()
+			cmd, rest, err := root.Find(strings.Fields(m[1]))
+			if err == nil && cmd == root {
+				err = fmt.Errorf("no such command")
+			}
+			if err == nil && !slices.Contains(rest, "--help") {
+				err = cmd.ParseFlags(rest)
+			}
+			if err != nil {
+				t.Errorf("%s: underlay %s: %v", filepath.Base(file), m[1], err)
+			}
+			found++
+		}
+	}
+	if found < 40 {
+		t.Errorf("%d commands were found", found)
 	}
 }
