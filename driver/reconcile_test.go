@@ -749,3 +749,24 @@ func TestEndpointLeftInALostContainer(t *testing.T) {
 		}
 	})
 }
+
+// The status has the first lines of what is left, and how many there are.
+func TestReconciledLeft(t *testing.T) {
+	for lines, want := range map[int]string{0: "", 1: "line 0", mostLeft: "line 19", mostLeft + 1: "… and 1 more: ", 1000: "… and 980 more: "} {
+		var d Driver
+		r := &Report{}
+		for n := range lines {
+			r.left("line %d", n)
+		}
+		d.tally.note(all, r)
+		s := d.Reconciled()
+		if s.Unmended != lines || len(s.Left) != min(lines, mostLeft+1) {
+			t.Errorf("of %d lines, %d: %q", lines, s.Unmended, s.Left)
+		} else if lines > 0 && !strings.HasPrefix(s.Left[len(s.Left)-1], want) {
+			t.Errorf("of %d lines, the last is %q", lines, s.Left[len(s.Left)-1])
+		}
+		if len(r.Left) != lines {
+			t.Errorf("the report has %d lines of %d", len(r.Left), lines)
+		}
+	}
+}
