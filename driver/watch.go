@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"underlay/internal/pause"
 	"underlay/netlinkutil"
 )
 
@@ -58,9 +59,7 @@ func (d *Driver) Watch(events Events) {
 		case <-d.ctx.Done():
 			return
 		case <-poked:
-			select {
-			case <-time.After(reconcileAfter):
-			case <-d.ctx.Done():
+			if pause.For(d.ctx, reconcileAfter) != nil {
 				return
 			}
 		case <-tick.C:

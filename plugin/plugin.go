@@ -18,6 +18,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"underlay/driver"
+	"underlay/internal/pause"
 	"underlay/internal/store"
 	"underlay/ipam"
 	"underlay/ipam/dhcp"
@@ -234,9 +235,7 @@ func (p *Plugin) load() {
 			said = err.Error()
 			p.config.Log.Errorf("every call fails until this is mended: %v", err)
 		}
-		select {
-		case <-time.After(loadAgain):
-		case <-p.ctx.Done():
+		if pause.For(p.ctx, loadAgain) != nil {
 			return
 		}
 	}
@@ -342,9 +341,7 @@ func (p *Plugin) follow() {
 			case <-p.ctx.Done():
 				return
 			}
-			select {
-			case <-time.After(100 * time.Millisecond):
-			case <-p.ctx.Done():
+			if pause.For(p.ctx, 100*time.Millisecond) != nil {
 				return
 			}
 		}

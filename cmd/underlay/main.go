@@ -180,7 +180,7 @@ func state() *cobra.Command {
 		Short: "Print the networks, endpoints, pools and addresses that the plugin holds, as JSON",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			text, err := plugin.FetchState(socket)
+			text, err := plugin.Fetch(socket, plugin.StatePath)
 			if err != nil {
 				return err
 			}
