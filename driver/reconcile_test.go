@@ -770,3 +770,21 @@ func TestReconciledLeft(t *testing.T) {
 		}
 	}
 }
+
+// The reconcile of each minute is at the minute, with whatever else looks then.
+func TestWatchEachMinute(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		time.Sleep(20 * time.Second)
+		go b.Watch(b.kernel)
+		var last time.Time
+		for range 3 {
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			at := b.Reconciled().At
+			if at.Second() != 0 || at == last {
+				t.Errorf("reconciled at %v, and before that at %v", at, last)
+			}
+			last = at
+		}
+	})
+}

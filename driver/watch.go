@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"underlay/internal/pause"
+	"underlay/internal/wall"
 	"underlay/netlinkutil"
 )
 
@@ -16,16 +17,11 @@ type Events interface {
 	AddressChanges(ctx context.Context, each func(link int)) error
 }
 
-const (
-	// reconcileEvery is how often everything is looked at, should a change have
-	// gone by unheard.
-	reconcileEvery = time.Minute
-	// reconcileAfter gathers changes that come together.
-	reconcileAfter = 100 * time.Millisecond
-)
+// reconcileAfter gathers changes that come together.
+const reconcileAfter = 100 * time.Millisecond
 
 // Watch reconciles whenever links and addresses of the host have changed, and
-// every minute, until Close.
+// every minute, should a change have gone by unheard, until Close.
 func (d *Driver) Watch(events Events) {
 	poked := make(chan struct{}, 1)
 	var everything atomic.Bool
@@ -52,8 +48,8 @@ func (d *Driver) Watch(events Events) {
 	workers.Go(func() {
 		listen("addresses", events.AddressChanges(d.ctx, func(int) { poke(false) }))
 	})
-	tick := time.NewTicker(reconcileEvery)
-	defer tick.Stop()
+	minute := time.NewTimer(wall.Nap())
+	defer minute.Stop()
 	for {
 		select {
 		case <-d.ctx.Done():
@@ -62,7 +58,8 @@ func (d *Driver) Watch(events Events) {
 			if pause.For(d.ctx, reconcileAfter) != nil {
 				return
 			}
-		case <-tick.C:
+		case <-minute.C:
+			minute.Reset(wall.Nap())
 			everything.Store(true)
 		}
 		s := changed

@@ -14,6 +14,7 @@ import (
 
 	"underlay/driver"
 	"underlay/internal/privilege"
+	"underlay/internal/wall"
 	"underlay/ipam"
 	"underlay/plugin"
 )
@@ -89,6 +90,7 @@ func run(socket, stateDir, sandboxes string) error {
 		return fmt.Errorf("METRICS_ADDR: %w", err)
 	}
 	give(log, s.Enter)
+	wall.Begin()
 	config := plugin.Config{Socket: socket, State: stateDir, DefaultPools: pools, Sandboxes: s, Version: version, Log: log, Metrics: metrics}
 	if err := withFaults(&config); err != nil {
 		return err
