@@ -205,7 +205,7 @@ func TestNICOfADerivedVLANNameComesBack(t *testing.T) {
 		b.create(n)
 		e := on("net", "one", 10)
 		b.run(e)
-		go b.Watch(b.kernel)
+		go b.Watch(b.kernel, func() {})
 		time.Sleep(time.Second)
 		b.kernel.Yank(nic)
 		time.Sleep(time.Second)
@@ -303,7 +303,7 @@ func TestMTUComesBack(t *testing.T) {
 func TestMTUOfVLANComesBack(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		e := b.one("eth0.10")
-		go b.Watch(b.kernel)
+		go b.Watch(b.kernel, func() {})
 		time.Sleep(time.Second)
 		for range 2 {
 			b.kernel.Set("eth0", func(l *netlinkutil.Link) { l.MTU = 1400 })
@@ -633,7 +633,7 @@ func TestWatchMends(t *testing.T) {
 			b.run(e)
 			all = append(all, e)
 		}
-		go b.Watch(b.kernel)
+		go b.Watch(b.kernel, func() {})
 		time.Sleep(time.Second)
 		b.kernel.Yank("eth0")
 		time.Sleep(time.Minute + time.Second/2)
@@ -775,14 +775,18 @@ func TestReconciledLeft(t *testing.T) {
 func TestWatchEachMinute(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		time.Sleep(20 * time.Second)
-		go b.Watch(b.kernel)
+		looks := 0
+		go b.Watch(b.kernel, func() { looks++ })
+		time.Sleep(time.Second)
+		synctest.Wait()
+		looks = 0 // that of its start
 		var last time.Time
-		for range 3 {
+		for n := range 3 {
 			time.Sleep(time.Minute)
 			synctest.Wait()
 			at := b.Reconciled().At
-			if at.Second() != 0 || at == last {
-				t.Errorf("reconciled at %v, and before that at %v", at, last)
+			if at.Second() != 0 || at == last || looks != n+1 {
+				t.Errorf("look %d, reconciled at %v, and before that at %v", looks, at, last)
 			}
 			last = at
 		}

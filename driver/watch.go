@@ -21,8 +21,9 @@ type Events interface {
 const reconcileAfter = 100 * time.Millisecond
 
 // Watch reconciles whenever links and addresses of the host have changed, and
-// every minute, should a change have gone by unheard, until Close.
-func (d *Driver) Watch(events Events) {
+// every minute, should a change have gone by unheard, until Close. After each reconcile
+// of everything it calls looked.
+func (d *Driver) Watch(events Events, looked func()) {
 	poked := make(chan struct{}, 1)
 	var everything atomic.Bool
 	everything.Store(true) // at a start only the host has been looked at
@@ -67,6 +68,9 @@ func (d *Driver) Watch(events Events) {
 			s = all
 		}
 		d.reconcile(s)
+		if s == all {
+			looked()
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -253,7 +254,9 @@ func (p *Plugin) load() {
 	if p.parts.host != nil {
 		p.workers.Go(p.follow)
 		p.workers.Go(p.hear)
-		p.workers.Go(func() { p.parts.driver.Watch(p.parts.host) })
+		// What a look, a person's too, has taken is the host's again. The runtime itself
+		// would keep it, and wake up to count it, once in two minutes.
+		p.workers.Go(func() { p.parts.driver.Watch(p.parts.host, debug.FreeOSMemory) })
 	}
 }
 

@@ -1,6 +1,6 @@
-// Package wall goes by the host's clock. It exists for those who keep leases: Go's own
-// clock, by which its times are compared and its timers run, stands still while the
-// host sleeps, and a lease does not.
+// Package wall goes by the host's clock, for those who keep leases: Go's own clock, by
+// which its times are compared and its timers run, stands still while the host sleeps,
+// and a lease does not. It also has the minute, for all who look at something so often.
 package wall
 
 import "time"
