@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -775,18 +776,18 @@ func TestReconciledLeft(t *testing.T) {
 func TestWatchEachMinute(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		time.Sleep(20 * time.Second)
-		looks := 0
-		go b.Watch(b.kernel, func() { looks++ })
+		var looks atomic.Int32
+		go b.Watch(b.kernel, func() { looks.Add(1) })
 		time.Sleep(time.Second)
 		synctest.Wait()
-		looks = 0 // that of its start
+		looks.Store(0) // that of its start
 		var last time.Time
 		for n := range 3 {
 			time.Sleep(time.Minute)
 			synctest.Wait()
 			at := b.Reconciled().At
-			if at.Second() != 0 || at == last || looks != n+1 {
-				t.Errorf("look %d, reconciled at %v, and before that at %v", looks, at, last)
+			if at.Second() != 0 || at == last || int(looks.Load()) != n+1 {
+				t.Errorf("look %d, reconciled at %v, and before that at %v", looks.Load(), at, last)
 			}
 			last = at
 		}

@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,9 +37,12 @@ func TestLookWhileStirred(t *testing.T) {
 		p := &Plugin{stirred: make(chan struct{}, 1)}
 		p.ctx, p.cancel = context.WithCancel(t.Context())
 		defer p.cancel()
+		var mu sync.Mutex
 		var left bool
 		var looks []time.Time
 		go p.lookWhileStirred(abandonedAfter, func() bool {
+			mu.Lock()
+			defer mu.Unlock()
 			looks = append(looks, time.Now())
 			return left
 		})
@@ -58,12 +62,15 @@ func TestLookWhileStirred(t *testing.T) {
 			{"stirred beside it", true, true, while + time.Second, abandonedLooks},
 			{"it goes", false, false, time.Hour, 1},
 		} {
+			mu.Lock()
 			looks, left = nil, step.left
+			mu.Unlock()
 			if step.stir {
 				p.stir()
 			}
 			time.Sleep(step.over)
 			synctest.Wait()
+			mu.Lock()
 			if len(looks) != step.want {
 				t.Errorf("%s: %d looks in %v, want %d", step.what, len(looks), step.over, step.want)
 			}
@@ -72,6 +79,7 @@ func TestLookWhileStirred(t *testing.T) {
 					t.Errorf("%s: a look at %v, of its own", step.what, at)
 				}
 			}
+			mu.Unlock()
 		}
 	})
 }

@@ -432,23 +432,32 @@ func TestAtRest(t *testing.T) {
 		log, _ := test.NewNullLogger()
 		p := New(log, func(Sighting) {})
 		defer p.Close()
-		var looks []time.Time
+		var mu sync.Mutex
+		var seen []time.Time
 		p.kernel.find = func(name string) (*net.Interface, error) {
+			mu.Lock()
+			defer mu.Unlock()
 			if name == "eth0" {
-				looks = append(looks, time.Now())
+				seen = append(seen, time.Now())
 			}
 			return nil, unix.ENODEV
 		}
+		within := func(d time.Duration) []time.Time {
+			time.Sleep(d)
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			looks := seen
+			seen = nil
+			return looks
+		}
 		begin := time.Now()
 		p.Watch([]string{"eth0"})
-		time.Sleep(time.Minute + time.Second)
-		synctest.Wait()
+		looks := within(time.Minute + time.Second)
 		if n := len(looks); n < 5 || n > 8 || looks[1].Sub(begin) > retry {
 			t.Errorf("it has just gone, and is looked for at %v", looks)
 		}
-		looks = nil
-		time.Sleep(time.Hour)
-		synctest.Wait()
+		looks = within(time.Hour)
 		if len(looks) != 60 {
 			t.Errorf("%d looks in an hour", len(looks))
 		}
@@ -457,11 +466,8 @@ func TestAtRest(t *testing.T) {
 				t.Errorf("a look at %v, of its own", at)
 			}
 		}
-		looks = nil
 		p.Watch([]string{"eth0", "eth1"}) // which has just gone
-		time.Sleep(retry)
-		synctest.Wait()
-		if len(looks) == 0 {
+		if len(within(retry)) == 0 {
 			t.Error("no link is looked for soon")
 		}
 	})
