@@ -383,7 +383,7 @@ func TestHostAccessIsKept(t *testing.T) {
 		b.start(on("net", "one", 10))
 		b.start(on("net", "two", 11))
 		done := make(chan struct{})
-		go func() { b.Watch(b.kernel); close(done) }()
+		go func() { b.Watch(b.kernel, func() {}); close(done) }()
 		settle := func() { time.Sleep(time.Second); synctest.Wait() }
 		settle()
 		whole := b.kernel.String()
@@ -653,7 +653,7 @@ func TestRouterRoutes(t *testing.T) {
 func TestWatchEnds(t *testing.T) {
 	b := newBench(t)
 	done := make(chan struct{})
-	go func() { b.Watch(b.kernel); close(done) }()
+	go func() { b.Watch(b.kernel, func() {}); close(done) }()
 	b.Close()
 	select {
 	case <-done:

@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"underlay/internal/pause"
 )
 
 // Announcer tells a LAN who has an address.
@@ -38,7 +40,7 @@ func (d *Driver) announced(n *Network) bool {
 func (d *Driver) announce(ctx context.Context, n *Network, e *Endpoint) {
 	log := d.logOfEndpoint(n.ID, e.ID)
 	for k := range announcements {
-		if k > 0 && !sleep(ctx, announceEvery) {
+		if k > 0 && pause.For(ctx, announceEvery) != nil {
 			return
 		}
 		for _, p := range e.prefixes() {

@@ -1,12 +1,19 @@
 package driver
 
-import "github.com/sirupsen/logrus"
+import (
+	"net/netip"
+
+	"github.com/sirupsen/logrus"
+)
 
 // audit is the beginning of a log line about addresses that a container is given,
-// or that are freed.
-func (d *Driver) audit(e *Endpoint, action string) *logrus.Entry {
+// or that are freed: these, or else all that it has.
+func (d *Driver) audit(e *Endpoint, action string, addresses ...netip.Prefix) *logrus.Entry {
 	fields := logrus.Fields{"action": action}
-	for _, p := range e.prefixes() {
+	if addresses == nil {
+		addresses = e.prefixes()
+	}
+	for _, p := range addresses {
 		key := "address"
 		if p.Addr().Is6() {
 			key = "address6"

@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"underlay/internal/options"
+	"underlay/internal/pause"
 	"underlay/netlinkutil"
 )
 
@@ -604,7 +605,7 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, networkID, endpointID strin
 		d.showHostToRoommates(e)
 		if len(d.roommatesOf(e)) > 0 {
 			d.companions.Go(func() {
-				if sleep(d.ctx, pictureAfter) {
+				if pause.For(d.ctx, pictureAfter) == nil {
 					d.pictureRoommates(e)
 				}
 			})

@@ -227,9 +227,10 @@ func (d *Driver) readdress(e *Endpoint, is netip.Prefix, router, told netip.Addr
 		return nil
 	}
 	if was == is {
-		d.audit(after, "given").Infof("gave its container the router %v in the place of %v", router, routerWas)
+		d.logOfEndpoint(n.ID, e.ID).Infof("gave its container the router %v in the place of %v", router, routerWas)
 	} else {
-		d.audit(after, "given").Infof("gave its container %v in the place of %v", is, was)
+		d.audit(after, "freed", was).Infof("took it from its container: the server has given %v in its place", is)
+		d.audit(after, "given", is).Infof("gave its container %v in the place of %v", is, was)
 	}
 	if parent, inside, err := d.inside(n, e.ID, e.Sandbox); err == nil {
 		d.picture(e.ID, inside, parent)

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+	"github.com/sirupsen/logrus/hooks/test"
 
 	"underlay/internal/mode"
 	"underlay/internal/options"
@@ -405,6 +407,25 @@ func TestNoLease(t *testing.T) {
 	s.told(t)
 }
 
+// audited returns what gives the actions that have been logged from now on, each with
+// its addresses.
+func (b *bench) audited() func() []string {
+	hook := test.NewLocal(b.log.(*logrus.Logger))
+	return func() (said []string) {
+		for _, e := range hook.AllEntries() {
+			if action, ok := e.Data["action"].(string); ok {
+				for _, field := range []string{"address", "address6"} {
+					if a, ok := e.Data[field].(string); ok {
+						action += " " + a
+					}
+				}
+				said = append(said, action)
+			}
+		}
+		return said
+	}
+}
+
 // The server has given a running container another address.
 func TestReaddress(t *testing.T) {
 	was, is, far := netip.MustParsePrefix("192.168.50.10/24"), netip.MustParsePrefix("192.168.50.99/24"), netip.MustParsePrefix("10.9.0.5/16")
@@ -413,8 +434,14 @@ func TestReaddress(t *testing.T) {
 		e := b.one("eth0")
 		check := func(want netip.Prefix, via netip.Addr) {
 			t.Helper()
+			_, before, _ := b.endpoint(e.NetworkID, e.ID)
+			_, had := before.prefix(false)
+			audited := b.audited()
 			if err := b.Readdress(was.Addr(), want, via, router); err != nil {
 				t.Fatal(err)
+			}
+			if said := audited(); !slices.Equal(said, []string{"freed " + had.Addr().String(), "given " + want.Addr().String()}) {
+				t.Errorf("from %v to %v, the log says %q", had, want, said)
 			}
 			b.Reconcile() // leaves it so
 			i, err := b.inside(e)
@@ -489,8 +516,12 @@ func TestAnotherRouter(t *testing.T) {
 			{router, router, router},
 			{another, router, another},
 		} {
+			audited := b.audited()
 			if err := b.Readdress(e.IPv4.Addr(), e.IPv4, step.is, step.told); err != nil {
 				t.Fatal(err)
+			}
+			if said := audited(); said != nil {
+				t.Errorf("the address has stayed, and the log says %q", said)
 			}
 			check(t, b, e, step.want)
 		}

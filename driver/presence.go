@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"underlay/internal/pause"
 	"underlay/netlinkutil"
 )
 
@@ -179,7 +180,7 @@ func (d *Driver) follow(n *Network, e *Endpoint) {
 		if d.announced(n) {
 			d.announce(ctx, n, e)
 		}
-		sleep(ctx, pictureAgain) // not to end pictureSoon
+		_ = pause.For(ctx, pictureAgain) // not to end pictureSoon
 	})
 }
 
@@ -217,7 +218,7 @@ func (d *Driver) arrives(n *Network, e *Endpoint) {
 // the container: the default route may have gone from one to the other.
 func (d *Driver) pictureSoon(ctx context.Context, n *Network, e *Endpoint) {
 	for _, after := range []time.Duration{pictureAfter, pictureAgain - pictureAfter} {
-		if !sleep(ctx, after) {
+		if pause.For(ctx, after) != nil {
 			return
 		}
 		d.showHostTo(n, e)
@@ -259,16 +260,4 @@ func (d *Driver) inside(n *Network, id, sandbox string) (parent netlinkutil.Link
 		inside, err = d.kernel.Inside(sandbox, d.endpointAlias(n.ID, id))
 	}
 	return parent, inside, err
-}
-
-// sleep returns whether it slept to the end.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -205,7 +206,7 @@ func TestNICOfADerivedVLANNameComesBack(t *testing.T) {
 		b.create(n)
 		e := on("net", "one", 10)
 		b.run(e)
-		go b.Watch(b.kernel)
+		go b.Watch(b.kernel, func() {})
 		time.Sleep(time.Second)
 		b.kernel.Yank(nic)
 		time.Sleep(time.Second)
@@ -303,7 +304,7 @@ func TestMTUComesBack(t *testing.T) {
 func TestMTUOfVLANComesBack(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
 		e := b.one("eth0.10")
-		go b.Watch(b.kernel)
+		go b.Watch(b.kernel, func() {})
 		time.Sleep(time.Second)
 		for range 2 {
 			b.kernel.Set("eth0", func(l *netlinkutil.Link) { l.MTU = 1400 })
@@ -633,7 +634,7 @@ func TestWatchMends(t *testing.T) {
 			b.run(e)
 			all = append(all, e)
 		}
-		go b.Watch(b.kernel)
+		go b.Watch(b.kernel, func() {})
 		time.Sleep(time.Second)
 		b.kernel.Yank("eth0")
 		time.Sleep(time.Minute + time.Second/2)
@@ -746,6 +747,49 @@ func TestEndpointLeftInALostContainer(t *testing.T) {
 		}
 		if _, err := b.inside(other); err != nil {
 			t.Errorf("another one's is not: %v", err)
+		}
+	})
+}
+
+// The status has the first lines of what is left, and how many there are.
+func TestReconciledLeft(t *testing.T) {
+	for lines, want := range map[int]string{0: "", 1: "line 0", mostLeft: "line 19", mostLeft + 1: "… and 1 more: ", 1000: "… and 980 more: "} {
+		var d Driver
+		r := &Report{}
+		for n := range lines {
+			r.left("line %d", n)
+		}
+		d.tally.note(all, r)
+		s := d.Reconciled()
+		if s.Unmended != lines || len(s.Left) != min(lines, mostLeft+1) {
+			t.Errorf("of %d lines, %d: %q", lines, s.Unmended, s.Left)
+		} else if lines > 0 && !strings.HasPrefix(s.Left[len(s.Left)-1], want) {
+			t.Errorf("of %d lines, the last is %q", lines, s.Left[len(s.Left)-1])
+		}
+		if len(r.Left) != lines {
+			t.Errorf("the report has %d lines of %d", len(r.Left), lines)
+		}
+	}
+}
+
+// The reconcile of each minute is at the minute, with whatever else looks then.
+func TestWatchEachMinute(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		time.Sleep(20 * time.Second)
+		var looks atomic.Int32
+		go b.Watch(b.kernel, func() { looks.Add(1) })
+		time.Sleep(time.Second)
+		synctest.Wait()
+		looks.Store(0) // that of its start
+		var last time.Time
+		for n := range 3 {
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			at := b.Reconciled().At
+			if at.Second() != 0 || at == last || int(looks.Load()) != n+1 {
+				t.Errorf("look %d, reconciled at %v, and before that at %v", looks.Load(), at, last)
+			}
+			last = at
 		}
 	})
 }

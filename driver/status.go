@@ -22,11 +22,15 @@ type tally struct {
 
 // Reconciled is what reconciles have come to since the start.
 type Reconciled struct {
-	At     time.Time `json:"at,omitzero"` // the last one of everything
-	Left   []string  `json:"left"`        // what that one could not mend, a line each
-	Runs   int       `json:"runs"`        // also those of what had changed alone
-	Mended int       `json:"mended"`      // things, by all of them
+	At       time.Time `json:"at,omitzero"` // the last one of everything
+	Left     []string  `json:"left"`        // what that one could not mend, a line each, of the first ones
+	Unmended int       `json:"unmended"`    // how many those are in all
+	Runs     int       `json:"runs"`        // also those of what had changed alone
+	Mended   int       `json:"mended"`      // things, by all of them
 }
+
+// mostLeft is how many lines are kept: a thousand containers may have one trouble.
+const mostLeft = 20
 
 func (t *tally) note(s scope, r *Report) {
 	t.mu.Lock()
@@ -34,7 +38,10 @@ func (t *tally) note(s scope, r *Report) {
 	t.Runs++
 	t.Mended += len(r.Done)
 	if s != changed {
-		t.At, t.Left = time.Now(), r.Left
+		t.At, t.Unmended, t.Left = time.Now(), len(r.Left), r.Left
+		if more := t.Unmended - mostLeft; more > 0 {
+			t.Left = append(slices.Clone(r.Left[:mostLeft]), fmt.Sprintf("… and %d more: underlay reconcile --dry-run lists them", more))
+		}
 	}
 }
 

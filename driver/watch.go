@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"underlay/internal/pause"
+	"underlay/internal/wall"
 	"underlay/netlinkutil"
 )
 
@@ -15,17 +17,13 @@ type Events interface {
 	AddressChanges(ctx context.Context, each func(link int)) error
 }
 
-const (
-	// reconcileEvery is how often everything is looked at, should a change have
-	// gone by unheard.
-	reconcileEvery = time.Minute
-	// reconcileAfter gathers changes that come together.
-	reconcileAfter = 100 * time.Millisecond
-)
+// reconcileAfter gathers changes that come together.
+const reconcileAfter = 100 * time.Millisecond
 
 // Watch reconciles whenever links and addresses of the host have changed, and
-// every minute, until Close.
-func (d *Driver) Watch(events Events) {
+// every minute, should a change have gone by unheard, until Close. After each reconcile
+// of everything it calls looked.
+func (d *Driver) Watch(events Events, looked func()) {
 	poked := make(chan struct{}, 1)
 	var everything atomic.Bool
 	everything.Store(true) // at a start only the host has been looked at
@@ -51,19 +49,18 @@ func (d *Driver) Watch(events Events) {
 	workers.Go(func() {
 		listen("addresses", events.AddressChanges(d.ctx, func(int) { poke(false) }))
 	})
-	tick := time.NewTicker(reconcileEvery)
-	defer tick.Stop()
+	minute := time.NewTimer(wall.Nap())
+	defer minute.Stop()
 	for {
 		select {
 		case <-d.ctx.Done():
 			return
 		case <-poked:
-			select {
-			case <-time.After(reconcileAfter):
-			case <-d.ctx.Done():
+			if pause.For(d.ctx, reconcileAfter) != nil {
 				return
 			}
-		case <-tick.C:
+		case <-minute.C:
+			minute.Reset(wall.Nap())
 			everything.Store(true)
 		}
 		s := changed
@@ -71,6 +68,9 @@ func (d *Driver) Watch(events Events) {
 			s = all
 		}
 		d.reconcile(s)
+		if s == all {
+			looked()
+		}
 	}
 }
 

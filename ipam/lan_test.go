@@ -29,6 +29,7 @@ type lan struct {
 	instant bool                                       // no answer is waited for
 	asked   map[netip.Addr]int                         // how often, over all links
 	probes  map[string]int                             // questions, by link
+	last    time.Time                                  // of the last one
 	most    int                                        // addresses in one question
 	watched []string
 
@@ -58,6 +59,7 @@ func (l *lan) Watch(links []string) {
 func (l *lan) Probe(ctx context.Context, link string, addrs []netip.Addr, wait time.Duration) (map[netip.Addr]net.HardwareAddr, error) {
 	l.mu.Lock()
 	l.probes[link]++
+	l.last = time.Now()
 	l.most = max(l.most, len(addrs))
 	for _, a := range addrs {
 		l.asked[a]++
@@ -1782,5 +1784,34 @@ func TestGivingUp(t *testing.T) {
 		synctest.Wait()
 		b.Close()
 		<-done
+	})
+}
+
+// What the IPAM looks for now and then it does at the minute, with whatever else looks
+// then: the LAN is asked about what is in stock, and an address that dockerd has
+// released, and a container of another IPAM's has, is free once that has gone.
+func TestEachMinute(t *testing.T) {
+	onLAN(t, func(t *testing.T, b *lanBench) {
+		time.Sleep(20 * time.Second)
+		id := b.create("n1 eth0 192.168.50.0/24 192.168.50.1", "")
+		b.starts(id, "one", "192.168.50.2")
+		b.free(id, "192.168.50.2")
+		time.Sleep(10 * time.Minute)
+		b.idle()
+		if last := b.lan.last; last.Second() != 0 {
+			t.Errorf("the LAN was asked at %v", last)
+		}
+		b.using.Lock()
+		delete(b.ends, netip.MustParseAddr("192.168.50.2"))
+		b.using.Unlock()
+		for range 2 * 60 {
+			if b.idle(); b.state().Held == 1 {
+				break
+			}
+			time.Sleep(time.Second)
+		}
+		if now := time.Now(); now.Second() != 0 {
+			t.Errorf("freed at %v", now)
+		}
 	})
 }

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"underlay/internal/wall"
 )
 
 // A leftover is what stays held although nobody needs it: reserved addresses
@@ -16,6 +18,10 @@ import (
 // address twice, so a leftover must have been unwanted for the grace period,
 // by dockerd, by every known network and by every endpoint.
 
+// little is how much later they are looked for, so that what has just begun is old
+// enough by then.
+const little = time.Second
+
 // clearLater has leftovers looked for when the grace period is over. Called
 // with the lock held.
 func (i *IPAM) clearLater() { i.clearIn(i.grace) }
@@ -25,8 +31,7 @@ func (i *IPAM) clearIn(d time.Duration) {
 		return
 	}
 	i.timed = true
-	// A little more, so that what has just begun is old enough by then.
-	i.clearer = time.AfterFunc(d+time.Second, i.clear)
+	i.clearer = time.AfterFunc(d+little, i.clear)
 }
 
 // clear frees all leftovers.
@@ -90,8 +95,8 @@ func (i *IPAM) clearPool(b *batch, p *pool, again *waits) {
 			h.attached = true
 			delete(p.special, addr)
 		case used:
-			if h.released {
-				again.add(i.grace)
+			if h.released { // whoever uses it may do so for long: with the minute's other looks
+				again.add(min(i.grace, wall.Nap()-little))
 			}
 		case h.kind == KindEndpoint && i.users == nil:
 		default:

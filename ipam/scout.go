@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"underlay/internal/options"
+	"underlay/internal/wall"
 )
 
 // The stock is what makes a probed allocation fast: a few addresses of each
@@ -351,7 +352,7 @@ func (i *IPAM) rescout(p *pool, t *terms) {
 
 func (i *IPAM) lookAroundLater() {
 	i.looking = true
-	i.looker = time.AfterFunc(scoutEvery, i.lookAround)
+	i.looker = time.AfterFunc(wall.Nap(), i.lookAround)
 }
 
 // guardLAN begins to guard the pools of a network that has come to be known.

@@ -10,6 +10,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"underlay/internal/pause"
 )
 
 // Attributes of linux/if_link.h that x/sys does not name in full.
@@ -99,7 +101,7 @@ func (h *Host) arrived(ctx context.Context, k netlink.Link, f *follow) error {
 		if same(h.at(a.Index), k) {
 			continue
 		}
-		return pause(ctx, blind)
+		return pause.For(ctx, blind)
 	}
 }
 
@@ -110,7 +112,7 @@ func (h *Host) up(ctx context.Context, k netlink.Link, n news) error {
 		there, err := h.look(n)
 		switch {
 		case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-			return pause(ctx, blind)
+			return pause.For(ctx, blind)
 		case errors.Is(err, unix.ENODEV), errors.Is(err, unix.EINVAL), err == nil && !same(there, k):
 			// Not there, or the netns is gone and its ID perhaps another's. Or on
 			// its way between two netns, and in neither for the moment.
@@ -130,7 +132,7 @@ func (h *Host) up(ctx context.Context, k netlink.Link, n news) error {
 			}
 			return refuse(ErrTimeout, "link %s has been moved to a container and is not up there after %s", name, upWithin)
 		}
-		if err := pause(ctx, wait); err != nil {
+		if err := pause.For(ctx, wait); err != nil {
 			return err
 		}
 	}
@@ -177,17 +179,6 @@ func (h *Host) look(n news) (netlink.Link, error) {
 // as far as can be told: indices and IDs of netns are given anew.
 func same(found, followed netlink.Link) bool {
 	return found != nil && found.Type() == followed.Type() && found.Attrs().Alias == followed.Attrs().Alias
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
 }
 
 // Deleted is the error of a followed link that is no more. Exported for the

@@ -8,6 +8,7 @@ import (
 	"github.com/docker/go-plugins-helpers/network"
 
 	"underlay/driver"
+	"underlay/internal/wall"
 )
 
 // abandonedAfter must outlast what dockerd may do between the release of a
@@ -32,22 +33,8 @@ func (p *Plugin) stir() {
 // the answer did not reach it, gets its pools released and no more.
 func (p *Plugin) forgetAbandoned() {
 	after := cmp.Or(p.config.Grace, abandonedAfter)
-	tick := time.NewTicker(after / 4)
-	defer tick.Stop()
 	since := map[string]time.Time{}
-	for looks := 0; ; {
-		select {
-		case <-p.ctx.Done():
-			return
-		case <-p.stirred:
-			if looks >= abandonedLooks {
-				tick.Reset(after / 4)
-			}
-			looks = 0
-			continue
-		case <-tick.C:
-			looks++
-		}
+	p.lookWhileStirred(after, func() (left bool) {
 		still := map[string]time.Time{}
 		for _, id := range p.parts.ipam.Abandoned() {
 			at, known := since[id]
@@ -71,11 +58,34 @@ func (p *Plugin) forgetAbandoned() {
 			}
 		}
 		since = still
-		if len(still) > 0 {
+		return len(still) > 0
+	})
+}
+
+// lookWhileStirred calls look, until Close: for a while after each stir, and then as
+// long as something is left, but with whatever else looks every minute.
+func (p *Plugin) lookWhileStirred(after time.Duration, look func() (left bool)) {
+	timer := time.NewTimer(after / 4)
+	defer timer.Stop()
+	for looks := 0; ; {
+		select {
+		case <-p.ctx.Done():
+			return
+		case <-p.stirred:
+			if looks >= abandonedLooks {
+				timer.Reset(after / 4)
+			}
 			looks = 0
+			continue
+		case <-timer.C:
+			looks++
 		}
-		if looks >= abandonedLooks {
-			tick.Stop()
+		left := look()
+		switch {
+		case looks < abandonedLooks:
+			timer.Reset(after / 4)
+		case left:
+			timer.Reset(min(after, wall.Nap()))
 		}
 	}
 }

@@ -1,7 +1,10 @@
 package plugin
 
 import (
+	"context"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -26,4 +29,57 @@ func TestForgetAbandoned(t *testing.T) {
 			t.Fatalf("still there: %+v", networks)
 		}
 	}
+}
+
+// At rest nobody looks for abandoned networks, but for one that has containers.
+func TestLookWhileStirred(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &Plugin{stirred: make(chan struct{}, 1)}
+		p.ctx, p.cancel = context.WithCancel(t.Context())
+		defer p.cancel()
+		var mu sync.Mutex
+		var left bool
+		var looks []time.Time
+		go p.lookWhileStirred(abandonedAfter, func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			looks = append(looks, time.Now())
+			return left
+		})
+		const while = abandonedLooks * abandonedAfter / 4
+		for _, step := range []struct {
+			what string
+			stir bool
+			left bool
+			over time.Duration
+			want int
+		}{
+			{"after a start", false, false, while + time.Second, abandonedLooks},
+			{"at rest", false, false, time.Hour, 0},
+			{"stirred", true, false, time.Hour, abandonedLooks},
+			{"stirred, and one is left", true, true, while + time.Second, abandonedLooks},
+			{"at rest with it", false, true, time.Hour, 60},
+			{"stirred beside it", true, true, while + time.Second, abandonedLooks},
+			{"it goes", false, false, time.Hour, 1},
+		} {
+			mu.Lock()
+			looks, left = nil, step.left
+			mu.Unlock()
+			if step.stir {
+				p.stir()
+			}
+			time.Sleep(step.over)
+			synctest.Wait()
+			mu.Lock()
+			if len(looks) != step.want {
+				t.Errorf("%s: %d looks in %v, want %d", step.what, len(looks), step.over, step.want)
+			}
+			for _, at := range looks {
+				if step.want == 60 && at.Second() != 0 {
+					t.Errorf("%s: a look at %v, of its own", step.what, at)
+				}
+			}
+			mu.Unlock()
+		}
+	})
 }

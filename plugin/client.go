@@ -134,10 +134,10 @@ func Client(socket string) (*http.Client, error) {
 	}, nil
 }
 
-// FetchState asks a running plugin for its state, as indented JSON.
-func FetchState(socket string) (string, error) {
+// Fetch is a running plugin's answer to a call that takes nothing, as indented JSON.
+func Fetch(socket, path string) (string, error) {
 	var raw json.RawMessage
-	if err := ask(socket, StatePath, none{}, &raw); err != nil {
+	if err := ask(socket, path, none{}, &raw); err != nil {
 		return "", err
 	}
 	var b bytes.Buffer

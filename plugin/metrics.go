@@ -316,7 +316,7 @@ func (c collector) collect(to chan<- prometheus.Metric) {
 	}
 	put(reconciles, prometheus.CounterValue, float64(s.Reconcile.Runs))
 	put(mended, prometheus.CounterValue, float64(s.Reconcile.Mended))
-	set(unmended, float64(len(s.Reconcile.Left)))
+	set(unmended, float64(s.Reconcile.Unmended))
 	if !s.Reconcile.At.IsZero() {
 		set(reconciledAt, float64(s.Reconcile.At.Unix()))
 	}

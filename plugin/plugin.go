@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"underlay/driver"
+	"underlay/internal/pause"
 	"underlay/internal/store"
 	"underlay/ipam"
 	"underlay/ipam/dhcp"
@@ -237,9 +239,7 @@ func (p *Plugin) load() {
 			said = err.Error()
 			p.config.Log.Errorf("every call fails until this is mended: %v", err)
 		}
-		select {
-		case <-time.After(loadAgain):
-		case <-p.ctx.Done():
+		if pause.For(p.ctx, loadAgain) != nil {
 			return
 		}
 	}
@@ -257,7 +257,9 @@ func (p *Plugin) load() {
 	if p.parts.host != nil {
 		p.workers.Go(p.follow)
 		p.workers.Go(p.hear)
-		p.workers.Go(func() { p.parts.driver.Watch(p.parts.host) })
+		// What a look, a person's too, has taken is the host's again. The runtime itself
+		// would keep it, and wake up to count it, once in two minutes.
+		p.workers.Go(func() { p.parts.driver.Watch(p.parts.host, debug.FreeOSMemory) })
 	}
 }
 
@@ -345,9 +347,7 @@ func (p *Plugin) follow() {
 			case <-p.ctx.Done():
 				return
 			}
-			select {
-			case <-time.After(100 * time.Millisecond):
-			case <-p.ctx.Done():
+			if pause.For(p.ctx, 100*time.Millisecond) != nil {
 				return
 			}
 		}

@@ -2,7 +2,9 @@ package plugin
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,7 +17,7 @@ import (
 
 // The program at rest, with none and with 1,000 endpoints on the real kernel: its
 // memory, and per minute its processor time and how often it is woken, over
-// UNDERLAY_BENCH_REST (default 2m).
+// UNDERLAY_BENCH_REST (default 2m); and its memory once somebody has looked at it all.
 func BenchmarkRest(bm *testing.B) {
 	rest, err := time.ParseDuration(cmp.Or(os.Getenv("UNDERLAY_BENCH_REST"), "2m"))
 	if err != nil {
@@ -37,6 +39,7 @@ func BenchmarkRest(bm *testing.B) {
 				b.start()
 				release()
 			}()
+			b.listens()
 			b.caller().call("Plugin.Activate", "{}")
 			for bm.Loop() {
 				// What a start brings with it is over by then, and the last look for abandoned networks.
@@ -47,9 +50,26 @@ func BenchmarkRest(bm *testing.B) {
 				bm.ReportMetric(float64(after.cpu-before.cpu)*10/rest.Minutes(), "cpu-ms/minute")
 				bm.ReportMetric(float64(after.switches-before.switches)/rest.Minutes(), "switches/minute")
 				bm.ReportMetric(float64(after.resident)/1000, "resident-MB")
+				b.look()
+				bm.ReportMetric(float64(usage(bm, serve.Process.Pid).resident)/1000, "looked-MB")
 			}
 			bm.ReportMetric(0, "ns/op")
 		})
+	}
+}
+
+// look asks for all that a person and Prometheus ask for.
+func (b *bench) look() {
+	for _, path := range []string{StatusPath, NetworksPath, AddressesPath, EndpointsPath} {
+		must[json.RawMessage](b, path[1:], object{})
+	}
+	res, err := b.client.Get("http://underlay" + MetricsPath)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if _, err := io.Copy(io.Discard, res.Body); err != nil {
+		b.t.Fatal(err)
 	}
 }
 

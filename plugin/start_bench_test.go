@@ -115,16 +115,7 @@ func benchStart(bm *testing.B, networks, held, resting int) {
 	for bm.Loop() {
 		start := time.Now()
 		serve := b.program(program)
-		for conn, err := net.Dial("unix", b.config.Socket); ; conn, err = net.Dial("unix", b.config.Socket) {
-			if err == nil {
-				conn.Close()
-				break
-			}
-			if time.Since(start) > time.Minute {
-				bm.Fatal(err)
-			}
-			time.Sleep(time.Millisecond)
-		}
+		b.listens()
 		c := b.caller()
 		c.call("Plugin.Activate", "{}")
 		listening = append(listening, time.Since(start))
@@ -155,6 +146,20 @@ func benchStart(bm *testing.B, networks, held, resting int) {
 		bm.ReportMetric(float64(t[len(t)-1].Milliseconds()), name+"-max-ms")
 	}
 	bm.ReportMetric(float64(slices.Max(resident))/1000, "peak-MB")
+}
+
+// listens waits until a program that has been started does.
+func (b *bench) listens() {
+	for start := time.Now(); ; time.Sleep(time.Millisecond) {
+		conn, err := net.Dial("unix", b.config.Socket)
+		if err == nil {
+			conn.Close()
+			return
+		}
+		if time.Since(start) > time.Minute {
+			b.t.Fatal(err)
+		}
+	}
 }
 
 // All calls of one container's start among 100,000 others, with a fake kernel.

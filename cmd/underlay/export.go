@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,20 +18,11 @@ func export() *cobra.Command {
 		Short: "Print all records of the plugin's state as one JSON document, for underlay import",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := plugin.Client(socket)
+			text, err := plugin.Fetch(socket, plugin.ExportPath)
 			if err != nil {
 				return err
 			}
-			var answer json.RawMessage
-			if err := plugin.Call(cmd.Context(), client, plugin.ExportPath, struct{}{}, &answer); err != nil {
-				return err
-			}
-			var text bytes.Buffer
-			if err := json.Indent(&text, answer, "", "  "); err != nil {
-				return err
-			}
-			text.WriteByte('\n')
-			_, err = text.WriteTo(cmd.OutOrStdout())
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), text)
 			return err
 		},
 	}

@@ -14,6 +14,7 @@ import (
 
 	"underlay/driver"
 	"underlay/internal/privilege"
+	"underlay/internal/wall"
 	"underlay/ipam"
 	"underlay/plugin"
 )
@@ -88,6 +89,7 @@ func run(socket, stateDir, sandboxes string) error {
 		return fmt.Errorf("METRICS_ADDR: %w", err)
 	}
 	give(log, s.Enter)
+	wall.Begin()
 	config := plugin.Config{Socket: socket, State: stateDir, DefaultPools: pools, Sandboxes: s, Version: version, Log: log, Metrics: metrics}
 	if err := withFaults(&config); err != nil {
 		return err
@@ -179,7 +181,7 @@ func state() *cobra.Command {
 		Short: "Print the networks, endpoints, pools and addresses that the plugin holds, as JSON",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			text, err := plugin.FetchState(socket)
+			text, err := plugin.Fetch(socket, plugin.StatePath)
 			if err != nil {
 				return err
 			}

@@ -1,13 +1,21 @@
-// Package wall goes by the host's clock. It exists for those who keep leases: Go's own
-// clock, by which its times are compared and its timers run, stands still while the
-// host sleeps, and a lease does not.
+// Package wall goes by the host's clock, for those who keep leases: Go's own clock, by
+// which its times are compared and its timers run, stands still while the host sleeps,
+// and a lease does not. It also has the minute, for all who look at something so often.
 package wall
 
 import "time"
 
-// Nap is for how long nobody looks whether anything is due: a timer does not count
-// the time that the host sleeps.
-const Nap = time.Minute
+// began is what all minutes are counted from. Tests go by the clock's own.
+var began = time.Unix(0, 0)
+
+// Begin counts minutes from now. The program calls it once, before all else: of
+// plugins that went by the clock's minutes, a LAN would be asked by all at once.
+func Begin() { began = time.Now() }
+
+// Nap is the time to the next minute: whoever looks now and then whether anything is
+// due looks then, so that a program at rest is woken once a minute, for all of them.
+// It is never longer: a timer does not count the time that the host sleeps.
+func Nap() time.Duration { return time.Minute - time.Since(began)%time.Minute }
 
 // Clock is the host's clock when it was last looked at. Its zero has not been.
 type Clock struct {

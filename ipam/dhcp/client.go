@@ -500,7 +500,7 @@ func (c *Client) run() {
 		}
 		timer.Stop()
 		if len(c.queue) > 0 {
-			timer.Reset(min(time.Until(c.queue[0].at), wall.Nap))
+			timer.Reset(min(time.Until(c.queue[0].at), wall.Nap()))
 		}
 		c.leave()
 	}

@@ -59,7 +59,7 @@ func (s *schedule) wind() {
 		}
 		return
 	}
-	rest := min(time.Until(s.due[0].due), wall.Nap)
+	rest := min(time.Until(s.due[0].due), wall.Nap())
 	if s.timer == nil {
 		s.timer = time.AfterFunc(rest, s.ring)
 	} else {

@@ -13,9 +13,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/mdlayher/packet"
+	"github.com/sirupsen/logrus/hooks/test"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
@@ -422,6 +424,53 @@ func TestHeals(t *testing.T) {
 	if p.timer != nil {
 		t.Error("a timer runs though nothing is blind")
 	}
+}
+
+// TestAtRest: a link that stays away is looked for every minute, at the minute.
+func TestAtRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, _ := test.NewNullLogger()
+		p := New(log, func(Sighting) {})
+		defer p.Close()
+		var mu sync.Mutex
+		var seen []time.Time
+		p.kernel.find = func(name string) (*net.Interface, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if name == "eth0" {
+				seen = append(seen, time.Now())
+			}
+			return nil, unix.ENODEV
+		}
+		within := func(d time.Duration) []time.Time {
+			time.Sleep(d)
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			looks := seen
+			seen = nil
+			return looks
+		}
+		begin := time.Now()
+		p.Watch([]string{"eth0"})
+		looks := within(time.Minute + time.Second)
+		if n := len(looks); n < 5 || n > 8 || looks[1].Sub(begin) > retry {
+			t.Errorf("it has just gone, and is looked for at %v", looks)
+		}
+		looks = within(time.Hour)
+		if len(looks) != 60 {
+			t.Errorf("%d looks in an hour", len(looks))
+		}
+		for _, at := range looks {
+			if at.Second() != 0 {
+				t.Errorf("a look at %v, of its own", at)
+			}
+		}
+		p.Watch([]string{"eth0", "eth1"}) // which has just gone
+		if len(within(retry)) == 0 {
+			t.Error("no link is looked for soon")
+		}
+	})
 }
 
 func TestForbidden(t *testing.T) {

@@ -15,6 +15,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
+
+	"underlay/internal/wall"
 )
 
 // Sighting is what a frame told.
@@ -47,8 +49,8 @@ var ErrBusy = fmt.Errorf("this host is too busy to hear the answers: %w", contex
 var errClosed = errors.New("underlay is shutting down")
 
 const (
-	// retry is how often a blind link is looked at again, lest an event was
-	// missed.
+	// retry is when a link that has just gone blind is looked at again, lest an
+	// event was missed. From there it takes twice as long each time, up to a minute.
 	retry = 3 * time.Second
 
 	// hasty is the age up to which a tap that failed with its link up is left
@@ -71,6 +73,7 @@ type Prober struct {
 	mu     sync.Mutex
 	links  map[string]*link // that are watched or in use
 	timer  *time.Timer      // set while one is blind
+	wait   time.Duration    // until it rings next
 	closed bool
 }
 
@@ -363,10 +366,11 @@ func (p *Prober) note(l *link, err error) {
 	}
 	was, since := l.blind, l.since
 	l.blind = err
+	changed := (was == nil) != (err == nil)
 	if err != nil {
-		p.arm()
+		p.arm(changed)
 	}
-	if (was == nil) == (err == nil) {
+	if !changed {
 		return
 	}
 	l.since = time.Now()
@@ -382,17 +386,24 @@ func (p *Prober) note(l *link, err error) {
 	}
 }
 
-// arm is with mu held.
-func (p *Prober) arm() {
+// arm is with mu held. Afresh is for a link that has just gone blind.
+func (p *Prober) arm(afresh bool) {
+	if afresh {
+		p.wait = retry
+	}
 	if p.timer != nil {
-		return
+		if !afresh || !p.timer.Stop() {
+			return // or it rings just now
+		}
+		p.wg.Done()
 	}
 	p.wg.Add(1)
-	p.timer = time.AfterFunc(retry, func() {
+	p.timer = time.AfterFunc(min(p.wait, wall.Nap()), func() {
 		defer p.wg.Done()
 		p.mu.Lock()
 		p.timer = nil
 		p.mu.Unlock()
 		p.Rouse()
 	})
+	p.wait = min(2*p.wait, time.Minute)
 }

@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -78,18 +79,12 @@ func (r *release) deb(to, arch, binary string, licences []byte) (err error) {
 		return err
 	}
 	add(doc+"/copyright", copyright, 0o644)
-	for _, pattern := range []string{"*.md", "docs/*"} {
-		found, err := filepath.Glob(filepath.Join(r.tree, pattern))
-		if err != nil {
-			return err
-		}
-		for _, file := range found {
-			rel, err := filepath.Rel(r.tree, file)
-			if err != nil {
-				return err
-			}
-			add(path.Join(doc, filepath.ToSlash(rel)), file, 0o644)
-		}
+	pages, err = documents(r.tree)
+	if err != nil {
+		return err
+	}
+	for _, page := range pages {
+		add(path.Join(doc, page), filepath.Join(r.tree, page), 0o644)
 	}
 
 	info := nfpm.WithDefaults(&nfpm.Info{
@@ -118,6 +113,30 @@ func (r *release) deb(to, arch, binary string, licences []byte) (err error) {
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	return deb.Default.Package(info, f)
+}
+
+var linked = regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`)
+
+// documents are README.md and the files that it links to, by way of other pages, too.
+// What merely lies beside them, which git may not know, would change a release's bytes.
+func documents(tree string) ([]string, error) {
+	pages := []string{"README.md"}
+	for k := 0; k < len(pages); k++ {
+		text, err := os.ReadFile(filepath.Join(tree, pages[k]))
+		if err != nil {
+			return nil, err
+		}
+		if path.Ext(pages[k]) != ".md" {
+			continue
+		}
+		for _, link := range linked.FindAllSubmatch(text, -1) {
+			to := path.Join(path.Dir(pages[k]), string(link[1]))
+			if link[1][len(link[1])-1] != '/' && !slices.Contains(pages, to) {
+				pages = append(pages, to)
+			}
+		}
+	}
+	return pages, nil
 }
 
 // zipped is gzip without a name or a time.

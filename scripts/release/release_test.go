@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -49,6 +50,54 @@ func TestDebVersionsSort(t *testing.T) {
 		a, b := debVersion(order[i], when), debVersion(order[i+1], when)
 		if out, err := exec.Command("dpkg", "--compare-versions", a, "lt", b).CombinedOutput(); err != nil {
 			t.Errorf("%s is not before %s: %v %s", a, b, err, out)
+		}
+	}
+}
+
+// The package has the pages that are linked, with their pictures, and nothing that
+// merely lies there.
+func TestDocuments(t *testing.T) {
+	tree := t.TempDir()
+	for name, text := range map[string]string{
+		"README.md":                "[all](docs/all.md#what) [all](docs/all.md), [elsewhere](https://example.org/a.md), ![it](docs/it.svg)",
+		"stray.md":                 "",
+		"docs/all.md":              "[figures](figures/), ![plot](figures/plot.svg), [back](../README.md) and [here](#here)",
+		"docs/it.svg":              "[no](link.md)",
+		"docs/figures/plot.svg":    "",
+		"docs/figures/results.txt": "",
+		"docs/stray.txt":           "",
+	} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(tree, name)), 0o755), os.WriteFile(filepath.Join(tree, name), []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pages, err := documents(tree)
+	if want := []string{"README.md", "docs/all.md", "docs/it.svg", "docs/figures/plot.svg"}; err != nil || !slices.Equal(pages, want) {
+		t.Errorf("%q, %v; want %q", pages, err, want)
+	}
+	if err := os.Remove(filepath.Join(tree, "docs/it.svg")); err != nil {
+		t.Fatal(err)
+	}
+	if pages, err := documents(tree); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a link leads nowhere: %q, %v", pages, err)
+	}
+}
+
+// Each page of the source is in the package: none is linked from nowhere.
+func TestAllDocuments(t *testing.T) {
+	pages, err := documents("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pattern := range []string{"*.md", "docs/*.md"} {
+		found, err := filepath.Glob("../../" + pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range found {
+			if page := filepath.ToSlash(file[len("../../"):]); !slices.Contains(pages, page) {
+				t.Errorf("no page links to %s", page)
+			}
 		}
 	}
 }
