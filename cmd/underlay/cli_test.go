@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
@@ -543,6 +544,24 @@ func TestCompletion(t *testing.T) {
 		text, err := run1(append(args, begun)...)
 		if err != nil || !strings.HasPrefix(text, want) && !strings.Contains(text, strings.TrimSuffix(want, "\n")) {
 			t.Errorf("%v: %v, %q, want %q", args, err, text, want)
+		}
+	}
+}
+
+// Large numbers are powers of two, the nearest.
+func TestCount(t *testing.T) {
+	power := func(bit uint, plus int64) *big.Int {
+		n := new(big.Int).Lsh(big.NewInt(1), bit)
+		return n.Add(n, big.NewInt(plus))
+	}
+	for want, ns := range map[string][]*big.Int{
+		"0": {big.NewInt(0)}, "254": {big.NewInt(254)}, "1099511627775": {power(40, -1)}, "~2^40": {power(40, 0)},
+		"~2^63": {power(63, -1), power(63, 0), power(63, 1)}, "~2^64": {power(64, -2), power(64, 0)}, "~2^128": {power(128, 0)},
+	} {
+		for _, n := range ns {
+			if got := count(n); got != want {
+				t.Errorf("%v is %s, want %s", n, got, want)
+			}
 		}
 	}
 }

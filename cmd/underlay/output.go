@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"math/big"
 	"net/http"
 	"os"
@@ -242,12 +243,14 @@ func known[T interface {
 	return v.String()
 }
 
-// count is a number that may be that of an IPv6 subnet's addresses.
+// count is a number that may be that of an IPv6 subnet's addresses. The page rounds
+// as this does: see count in ui.js.
 func count(n *big.Int) string {
 	if n.BitLen() <= 40 {
 		return n.String()
 	}
-	return fmt.Sprintf("~2^%d", n.BitLen())
+	f, _ := new(big.Float).SetInt(n).Float64()
+	return fmt.Sprintf("~2^%.0f", math.Round(math.Log2(f)))
 }
 
 func list[T fmt.Stringer](all []T) string {
