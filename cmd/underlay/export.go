@@ -20,12 +20,8 @@ func export() *cobra.Command {
 		Short: "Print all records of the plugin's state as one JSON document, for underlay import",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := plugin.Client(socket)
-			if err != nil {
-				return err
-			}
 			var answer json.RawMessage
-			if err := plugin.Call(cmd.Context(), client, plugin.ExportPath, struct{}{}, &answer); err != nil {
+			if err := plugin.Call(cmd.Context(), plugin.Client(socket), plugin.ExportPath, struct{}{}, &answer); err != nil {
 				return err
 			}
 			var text bytes.Buffer
@@ -33,7 +29,7 @@ func export() *cobra.Command {
 				return err
 			}
 			text.WriteByte('\n')
-			_, err = text.WriteTo(cmd.OutOrStdout())
+			_, err := text.WriteTo(cmd.OutOrStdout())
 			return err
 		},
 	}

@@ -60,10 +60,7 @@ func show[T any](cmd *cobra.Command, a *asking, fetch func(context.Context, *htt
 	if err := a.check(); err != nil {
 		return err
 	}
-	client, err := plugin.Client(a.socket)
-	if err != nil {
-		return err
-	}
+	client := plugin.Client(a.socket)
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	out := cmd.OutOrStdout()
