@@ -437,6 +437,30 @@ func TestConflictsAndSquatters(t *testing.T) {
 	}
 }
 
+// What is left is an error's exit status, in each format, and after it is printed.
+func TestReconcileLeft(t *testing.T) {
+	left := driver.Report{Done: []string{"made parent lan0.10"}, Left: []string{"lan1 is down; set it up", "so is lan2"}}
+	for name, c := range map[string]struct {
+		report driver.Report
+		left   string
+	}{
+		"all well": {driver.Report{}, ""}, "mended": {driver.Report{Done: left.Done}, ""}, "left": {left, "2 left that could not be mended"},
+	} {
+		socket := answering(t, map[string]any{plugin.ReconcilePath: c.report, plugin.DryRunPath: c.report})
+		for _, args := range [][]string{nil, {"--dry-run"}, {"-o", "json"}} {
+			text, err := run1(append([]string{"reconcile", "--socket", socket}, args...)...)
+			if got := fmt.Sprint(err); !strings.Contains(got, c.left) || c.left == "" && err != nil {
+				t.Errorf("%s, %v: %s", name, args, got)
+			}
+			for _, line := range c.report.Left {
+				if !strings.Contains(text, line) {
+					t.Errorf("%s, %v: no %q in\n%s", name, args, line, text)
+				}
+			}
+		}
+	}
+}
+
 // Every page is asked for, with one call each.
 func TestPages(t *testing.T) {
 	asked := 0
