@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"underlay/driver"
+	"underlay/internal/doctor"
 	"underlay/ipam"
 	"underlay/netlinkutil"
 	"underlay/netlinkutil/fake"
@@ -567,6 +569,7 @@ func TestCompletion(t *testing.T) {
 		{[]string{"endpoints", "--network", "0002"}, []string{dockerID(2)[:12]}},
 		{[]string{"status", "-o", ""}, formats},
 		{[]string{"reconcile", "-o", ""}, formats},
+		{[]string{"doctor", "-o", ""}, formats},
 	} {
 		args := append([]string{"__completeNoDesc", c.args[0], "--socket", h.config.Socket}, c.args[1:]...)
 		text, err := run1(args...)
@@ -595,6 +598,28 @@ func TestCount(t *testing.T) {
 				t.Errorf("%v is %s, want %s", n, got, want)
 			}
 		}
+	}
+}
+
+// What the doctor finds is told in the words that all commands take.
+func TestTell(t *testing.T) {
+	found := []doctor.Finding{{Level: doctor.Note, Check: "many", Subject: "eth0", Fact: "a & b", Remedy: "c", See: "d"}}
+	for format, want := range map[string]string{
+		"text":  "note: eth0: a & b\n  do: c\n  see: d\n",
+		"table": "note: eth0: a & b\n  do: c\n  see: d\n",
+		"wide":  "note: eth0: a & b\n  do: c\n  see: d\n",
+		"yaml":  "findings:\n  - level: note\n    check: many\n    subject: eth0\n    fact: a & b\n    remedy: c\n    see: d\n",
+		"json":  "{\n  \"findings\": [\n    {\n      \"level\": \"note\",\n      \"check\": \"many\",\n      \"subject\": \"eth0\",\n      \"fact\": \"a \\u0026 b\",\n      \"remedy\": \"c\",\n      \"see\": \"d\"\n    }\n  ]\n}\n",
+	} {
+		var b bytes.Buffer
+		a := &asking{format: format}
+		if err := errors.Join(a.check(), a.tell(&b, found)); err != nil || b.String() != want {
+			t.Errorf("%s: %v\n%s", format, err, b.String())
+		}
+	}
+	var b bytes.Buffer
+	if err := (&asking{format: "json"}).tell(&b, nil); err != nil || b.String() != "{\n  \"findings\": []\n}\n" {
+		t.Errorf("nothing: %v\n%s", err, b.String())
 	}
 }
 

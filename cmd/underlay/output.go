@@ -47,7 +47,11 @@ func (a *asking) formatFlag(cmd *cobra.Command) {
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 }
 
+// check takes text for table: it was doctor's word for it.
 func (a *asking) check() error {
+	if a.format == "text" {
+		a.format = "table"
+	}
 	if !slices.Contains(formats, a.format) {
 		return fmt.Errorf("-o %s is not known; it takes table, wide, json or yaml", a.format)
 	}
