@@ -83,15 +83,11 @@ func diagnose(parents []string, socket, docker string) ([]doctor.Finding, error)
 	defer client.Close()
 	client6 := dhcp6.New(dhcp6.Config{Log: log})
 	defer client6.Close()
-	daemons := doctor.Daemons{"/run/docker/plugins/*/underlay.sock", "/run/docker/plugins/underlay.sock"}
-	if socket != "" {
-		daemons = doctor.Daemons{socket}
-	}
 	ctx, stop := context.WithTimeout(context.Background(), doctorWithin)
 	defer stop()
 	return doctor.Diagnose(doctor.Gather(ctx, doctor.Sources{
 		Version: version, Kernel: kernel, Wire: doctor.LANs{Client: client, Client6: client6},
-		Docker: doctor.Socket(docker), Plugin: daemons, Files: os.DirFS("/"),
+		Docker: doctor.Socket(docker), Plugin: doctor.Finder(socket), Files: os.DirFS("/"),
 	}, parents...)), nil
 }
 

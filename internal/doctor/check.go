@@ -39,7 +39,7 @@ func Checks() []Check {
 		{"mtu", "have the parent, its VLANs and the LAN one MTU?", "the links, and what the DHCP server tells", "set them alike", mtu},
 		{"docker", "does Docker answer, and what does its version lack?", "GET /version on its socket", "start it, upgrade it, or do what the finding says", docker},
 		{"networks", "do networks of Docker's own drivers get in the way?", "GET /networks on its socket", "remove them, or give each its own --ip-range", networks},
-		{"plugin", "is the plugin enabled, does it answer, and is it as old as this command?", "GET /plugins on Docker's socket, and the plugin's own", "docker plugin enable, or upgrade", plugin},
+		{"plugin", "is the plugin enabled, does it answer, and is it as old as this command?", "GET /plugins on Docker's socket, and the plugin's own", "docker plugin enable, or upgrade", plugged},
 		{"privileges", "has the plugin the privileges that it needs?", "its process", "docker plugin upgrade, or grant them", privileges},
 		{"state", "does the plugin's state outlive a reboot, and is there room for it?", "the file system of its folder, by its process", "another folder, or make room", state},
 		{"managers", "does another program configure underlay's links?", "the files of systemd-networkd and NetworkManager", "leave links named ul* alone there", managers},
@@ -536,7 +536,7 @@ func overlap(a, b Network) bool {
 	return false
 }
 
-func plugin(f *Facts, r *report) {
+func plugged(f *Facts, r *report) {
 	on := slices.ContainsFunc(f.Docker.Plugins, func(p Plugin) bool { return p.Enabled })
 	for _, p := range f.Docker.Plugins {
 		if !p.Enabled && !on {
@@ -544,6 +544,8 @@ func plugin(f *Facts, r *report) {
 		}
 	}
 	switch {
+	case f.Daemon.Socket == "" && f.Daemon.Unknown != "":
+		r.add(Note, host, f.Daemon.Unknown, "name the one to look at with --socket")
 	case f.Daemon.Socket == "" && on:
 		r.add(Error, host, "the plugin is enabled and has no socket in /run/docker/plugins", "docker plugin disable -f and enable it; see Docker's log")
 	case f.Daemon.Socket == "" && len(f.Docker.Plugins) == 0:
@@ -551,7 +553,7 @@ func plugin(f *Facts, r *report) {
 	case f.Daemon.Socket == "":
 	case f.Daemon.Unknown != "" && len(r.found) > 0: // a disabled one leaves its socket
 	case f.Daemon.Unknown != "":
-		r.add(Error, host, fmt.Sprintf("the plugin does not answer at %s: %s", f.Daemon.Socket, f.Daemon.Unknown), "see the plugin's log; docker plugin disable -f and enable it, or start underlay serve again")
+		r.add(Error, host, "the plugin does not answer: "+f.Daemon.Unknown, "see the plugin's log; docker plugin disable -f and enable it, or systemctl restart underlay")
 	case f.Daemon.Version != f.Version:
 		r.add(Warning, host, fmt.Sprintf("the plugin is underlay %s, and this command is %s", f.Daemon.Version, f.Version), "upgrade the older one")
 	}

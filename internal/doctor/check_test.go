@@ -205,7 +205,10 @@ var faults = []struct {
 	{"plugin without a socket", func(f *Facts, _ *Parent) { f.Daemon = Daemon{} }},
 	{"plugin not installed", func(f *Facts, _ *Parent) { f.Docker.Plugins, f.Daemon = nil, Daemon{} }},
 	{"plugin silent", func(f *Facts, _ *Parent) {
-		f.Daemon = Daemon{Socket: f.Daemon.Socket, Unknown: "connect: connection refused"}
+		f.Daemon = Daemon{Socket: f.Daemon.Socket, Unknown: "nobody serves on " + f.Daemon.Socket}
+	}},
+	{"plugin one of several", func(f *Facts, _ *Parent) {
+		f.Daemon = Daemon{Unknown: "several plugins serve here: give --socket, one of [a b]"}
 	}},
 	{"plugin of another version", func(f *Facts, _ *Parent) { f.Daemon.Version = "v0" }},
 	{"privileges unknown", func(f *Facts, _ *Parent) {

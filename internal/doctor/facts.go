@@ -101,7 +101,7 @@ type Plugin struct {
 // Daemon is what the plugin says, and its process shows.
 type Daemon struct {
 	Socket       string // "": none is there
-	Unknown      string // why it does not answer
+	Unknown      string // why it does not answer, or which one to ask
 	Version      string
 	Waiting      []Waiting
 	Conflicts    []Conflict

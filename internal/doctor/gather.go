@@ -38,10 +38,11 @@ type API interface {
 	Get(ctx context.Context, path string, into any) error
 }
 
-// Plugged finds the plugin, and asks it and its process. Daemons is the real one.
+// Plugged finds the plugin's socket, and asks it and its process. Finder is the real
+// one.
 type Plugged interface {
-	Find() string // the socket, "" if there is none
-	State(ctx context.Context, socket string, into any) error
+	Find() (string, error)
+	Ask(ctx context.Context, socket, path string, into any) error
 	Process(socket string) (Process, error)
 }
 
