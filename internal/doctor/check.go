@@ -28,7 +28,7 @@ func Checks() []Check {
 		{"bond", "does the bond's mode bear several MACs?", "the bond's mode", "active-backup or 802.3ad", bond},
 		{"modes", "does a link of another program exclude a mode?", "the macvlan and ipvlan links on the parent, those in containers included", "use the same mode, or another parent", modes},
 		{"macs", "may more than one MAC speak on the parent?", "the gateway is asked by ARP with the parent's MAC and with another", "allow it on the hypervisor's or the switch's port, or use ipvlan", macs},
-		{"many", "do very many MACs speak there?", "the macvlan links on the parent are counted", "watch for losses, or use ipvlan", many},
+		{"many", "do very many MACs speak there?", "the macvlan links on the NIC and its VLANs are counted", "watch for losses, or use ipvlan", many},
 		{"gateway", "do the gateways answer?", "ARP and neighbour discovery", "see whether the router is up, and its address right", gateway},
 		{"vlan", "does the switch pass the VLAN?", "the VLAN's gateways are asked", "let the VLAN through, tagged, at the switch's port", vlan},
 		{"duplicate", "has the host's address, or a gateway's, another machine too?", "all answers to ARP and neighbour discovery, and the conflicts that the plugin has noted", "give one of them another address", duplicate},
@@ -163,12 +163,11 @@ var bonds = map[string]struct {
 
 func bond(f *Facts, r *report) {
 	for _, p := range f.Parents {
-		l, _ := f.link(p.Name)
-		if l.Kind == "vlan" {
-			l, _ = f.link(l.Lower)
-		}
-		if b, bad := bonds[l.BondMode]; bad && !f.sharesMAC(p.Name) {
-			r.add(b.level, p.Name, fmt.Sprintf("bond %s is in mode %s, which %s", l.Name, l.BondMode, b.does), "use the mode active-backup or 802.3ad, or ipvlan")
+		for _, name := range f.down(p.Name) {
+			l, _ := f.link(name)
+			if b, bad := bonds[l.BondMode]; bad && !f.sharesMAC(p.Name) {
+				r.add(b.level, p.Name, fmt.Sprintf("bond %s is in mode %s, which %s", l.Name, l.BondMode, b.does), "use the mode active-backup or 802.3ad, or ipvlan")
+			}
 		}
 	}
 }
@@ -264,21 +263,25 @@ func (f *Facts) taken(parent string) bool {
 	return slices.ContainsFunc(f.on(parent), func(l netlinkutil.Detail) bool { return l.Mode.Alone() })
 }
 
-// most is how many MACs the filters of common NICs take, the fewest of them. The
-// kernel does not tell that of a NIC.
-const most = 64
+// most is how many MACs the filters of common NICs take, the fewest of them: the
+// Intel ones of the drivers e1000 and e1000e have 15 entries, one of which is for
+// their own MAC. The kernel does not tell that of a NIC.
+const most = 14
 
 func many(f *Facts, r *report) {
-	for _, p := range f.Parents {
-		n := 0
-		for _, l := range f.on(p.Name) {
-			if l.Mode.Kind == mode.Macvlan {
-				n++
-			}
+	lowest := func(name string) string { all := f.down(name); return all[len(all)-1] }
+	on := map[string]int{} // a NIC's filter takes the MACs on its VLANs, too
+	for _, l := range f.Links {
+		if l.Mode.Kind == mode.Macvlan {
+			on[lowest(l.Lower)]++
 		}
-		if n > most {
-			r.add(Note, p.Name, fmt.Sprintf("%d macvlan links are on it; past the size of its filter, which is not to be found out, a NIC hears all frames of the LAN", n),
+	}
+	for _, p := range f.Parents {
+		nic := lowest(p.Name)
+		if n := on[nic]; n > most {
+			r.add(Note, nic, fmt.Sprintf("%d macvlan links are on it and its VLANs; a NIC hears all frames of the LAN past the size of its filter, which is not to be found out and may be %d", n, most),
 				"see that the switch's port takes that many MACs; ipvlan needs one")
+			on[nic] = 0 // once
 		}
 	}
 }

@@ -145,6 +145,18 @@ func (f *Facts) link(name string) (netlinkutil.Detail, bool) {
 	return f.Links[at], true
 }
 
+// down are the names of a link and of those below it: of a VLAN, its parent, and so on
+// to the lowest.
+func (f *Facts) down(name string) (names []string) {
+	for !slices.Contains(names, name) {
+		names = append(names, name)
+		if l, ok := f.isVLAN(name); ok && l.Lower != "" {
+			name = l.Lower
+		}
+	}
+	return names
+}
+
 // on lists the macvlan and ipvlan links of a parent, those of containers included.
 func (f *Facts) on(parent string) (ls []netlinkutil.Detail) {
 	for _, l := range f.Links {

@@ -126,7 +126,9 @@ func (f *Facts) named(k Kernel, asked []string) (names []string) {
 // about is what the host itself knows of a parent.
 func (f *Facts) about(s Sources, name string) Parent {
 	p := Parent{Name: name}
-	p.Wireless = slices.Contains(strings.Fields(text(s.Files, "sys/class/net/"+name+"/uevent")), "DEVTYPE=wlan")
+	p.Wireless = slices.ContainsFunc(f.down(name), func(link string) bool {
+		return slices.Contains(strings.Fields(text(s.Files, "sys/class/net/"+link+"/uevent")), "DEVTYPE=wlan")
+	})
 	if subnets, err := s.Kernel.Subnets(name); err == nil {
 		p.Subnets = subnets
 	}

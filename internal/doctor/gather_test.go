@@ -317,3 +317,16 @@ func TestFinder(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A VLAN on Wi-Fi is Wi-Fi, and so is one in it.
+func TestWireless(t *testing.T) {
+	f := well()
+	f.vlan()
+	f.inner()
+	files := fstest.MapFS{"sys/class/net/eth0/uevent": &fstest.MapFile{Data: []byte("DEVTYPE=wlan\n")}}
+	for name, want := range map[string]bool{"eth0": true, "eth0.10": true, "eth0.10.20": true, "eth1": false, "gone0": false} {
+		if got := f.about(Sources{Kernel: &made{}, Files: files}, name).Wireless; got != want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
