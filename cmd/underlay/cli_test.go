@@ -479,6 +479,24 @@ func TestPages(t *testing.T) {
 	}
 }
 
+// A range that is exhausted is seen in a pool that is not.
+func TestStatusOfRanges(t *testing.T) {
+	h := newHost(t)
+	h.serve()
+	pool := h.call("IpamDriver.RequestPool", object{"Pool": "192.168.70.0/24", "SubPool": "192.168.70.64/30"}).PoolID
+	h.call("NetworkDriver.CreateNetwork", object{
+		"NetworkID": dockerID(1), "Options": object{"com.docker.network.generic": object{"parent": "lan0"}}, "IPv6Data": []object{},
+		"IPv4Data": []object{{"AddressSpace": "underlay", "Pool": "192.168.70.0/24", "Gateway": "192.168.70.1/24"}},
+	})
+	for range 4 {
+		h.call("IpamDriver.RequestAddress", object{"PoolID": pool})
+	}
+	text, err := run1("status", "--socket", h.config.Socket)
+	if err != nil || !regexp.MustCompile(`(?m)^192\.168\.70\.0/24 .* 250 +0 of 4 left in 192\.168\.70\.64/30$`).MatchString(text) {
+		t.Errorf("%v\n%s", err, text)
+	}
+}
+
 // JSON that is watched has a line for each change, and ends with its context.
 func TestWatch(t *testing.T) {
 	n := 0

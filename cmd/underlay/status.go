@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"math/big"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -95,14 +97,17 @@ func drawPools(t *table, s plugin.Status) {
 	}
 	t.row("POOL", "SIZE", "CONTAINERS", "GATEWAYS", "RESERVED", "EXCLUDED", "OTHERS", "RESTING", "FREE", "NOTE")
 	for _, p := range s.Pools {
-		note := ""
+		var notes []string
+		for _, r := range p.Ranges {
+			notes = append(notes, fmt.Sprintf("%s of %s left in %v", count(new(big.Int).Add(r.Free, big.NewInt(int64(r.Resting)))), count(r.Size), r.Range))
+		}
 		if p.Conflicts > 0 {
-			note = fmt.Sprintf("%d in conflict", p.Conflicts)
+			notes = append(notes, fmt.Sprintf("%d in conflict", p.Conflicts))
 		}
 		if p.Blind != "" {
-			note += " not asked: " + p.Blind
+			notes = append(notes, "not asked: "+p.Blind)
 		}
-		t.row(p.Subnet, count(p.Size), p.Containers, p.Gateways, p.Reserved, count(p.Excluded), p.Others, p.Resting, count(p.Free), note)
+		t.row(p.Subnet, count(p.Size), p.Containers, p.Gateways, p.Reserved, count(p.Excluded), p.Others, p.Resting, count(p.Free), strings.Join(notes, ", "))
 	}
 	t.say("")
 }
