@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -76,5 +77,47 @@ func TestPoolUse(t *testing.T) {
 	if u.Size.String() != "18446744073709551615" || u.Excluded.String() != "65536" || u.Gateways != 1 || u.Containers != 1 || u.Reserved != 0 || u.Resting != 1 ||
 		u.Free.String() != "18446744073709486076" {
 		t.Errorf("%+v", u)
+	}
+}
+
+// What is left of a range is told, beside what is left of the pool.
+func TestPoolUseOfRanges(t *testing.T) {
+	b := newBench(t)
+	ranges := func() string {
+		var words []string
+		for _, r := range b.Pools()[0].Ranges {
+			words = append(words, fmt.Sprintf("%v: %v of %v, %d rest", r.Range, r.Free, r.Size, r.Resting))
+		}
+		return strings.Join(words, "; ")
+	}
+	request := func(within string, options map[string]string) string {
+		p, err := b.RequestPool(t.Context(), PoolRequest{Subnet: netip.MustParsePrefix("192.168.50.0/24"), Range: netip.MustParsePrefix(within), Options: options})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.ID
+	}
+	small := request("192.168.50.64/30", nil)
+	for range 4 {
+		if _, err := b.RequestAddress(t.Context(), AddressRequest{PoolID: small}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := b.RequestAddress(t.Context(), AddressRequest{PoolID: small}); err == nil {
+		t.Fatal("there is a fifth of four")
+	}
+	if got, u := ranges(), b.Pools()[0]; got != "192.168.50.64/30: 0 of 4, 0 rest" || u.Free.String() != "250" || u.Containers != 4 {
+		t.Errorf("%s of %+v", got, u)
+	}
+	b.free(small, "192.168.50.66")
+	request("192.168.50.0/25", map[string]string{"exclude": "192.168.50.1-192.168.50.9,192.168.50.200"})
+	if got, want := ranges(), "192.168.50.0/25: 114 of 127, 1 rest; 192.168.50.64/30: 0 of 4, 1 rest"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if _, err := b.RequestPool(t.Context(), PoolRequest{Subnet: netip.MustParsePrefix("192.168.50.0/24")}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := ranges(), "192.168.50.0/24: 240 of 254, 1 rest; 192.168.50.0/25: 114 of 127, 1 rest; 192.168.50.64/30: 0 of 4, 1 rest"; got != want {
+		t.Errorf("%s, want %s", got, want)
 	}
 }

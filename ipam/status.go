@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"fmt"
+	"maps"
 	"math/big"
 	"net/netip"
 	"slices"
@@ -31,6 +32,18 @@ type PoolUse struct {
 
 	Conflicts int `json:"conflicts"` // of those of containers, also in use by others
 	Leased    int `json:"leased"`    // of those of containers, from the LAN's own server
+
+	// Ranges are where containers' addresses are drawn from, if a network has an
+	// --ip-range; with one that has none, the subnet is among them.
+	Ranges []RangeUse `json:"ranges,omitempty"`
+}
+
+// RangeUse is how much of a range is left.
+type RangeUse struct {
+	Range   netip.Prefix `json:"range"`
+	Size    *big.Int     `json:"size"`
+	Resting int          `json:"resting"`
+	Free    *big.Int     `json:"free"`
 }
 
 // Pools tells of all pools, by subnet. The lock is held for one at a time.
@@ -55,16 +68,33 @@ func (i *IPAM) subnets() (all []netip.Prefix) {
 }
 
 func (i *IPAM) use(p *pool) PoolUse {
-	s, one := p.alloc.span(netip.Prefix{}), big.NewInt(1)
-	u := PoolUse{
-		Subnet: p.subnet, Parents: i.parents(p), Router: p.router, Networks: len(i.naming[p.subnet]), Conflict: p.guarded(),
-		Size: s.size(), Excluded: p.alloc.excluded.count(run{s.first, s.last}), Conflicts: len(p.conflicts),
-	}
+	u := i.count(p, netip.Prefix{})
+	u.Subnet, u.Parents, u.Router, u.Networks = p.subnet, i.parents(p), p.router, len(i.naming[p.subnet])
+	u.Conflict, u.Conflicts = p.guarded(), len(p.conflicts)
+	ranges := map[netip.Prefix]bool{}
 	for _, t := range p.terms {
 		if t.blind != nil {
 			u.Blind = t.blind.Error()
 		}
+		ranges[t.within] = true
 	}
+	for _, within := range slices.SortedFunc(maps.Keys(ranges), netip.Prefix.Compare) {
+		if len(ranges) == 1 && !within.IsValid() {
+			break
+		}
+		c := i.count(p, within)
+		if !within.IsValid() {
+			within = p.subnet
+		}
+		u.Ranges = append(u.Ranges, RangeUse{within, c.Size, c.Resting, c.Free})
+	}
+	return u
+}
+
+// count counts the addresses of a range, under the zero Prefix those of the pool.
+func (i *IPAM) count(p *pool, within netip.Prefix) PoolUse {
+	s, one := p.alloc.span(within), big.NewInt(1)
+	u := PoolUse{Size: s.size(), Excluded: p.alloc.excluded.count(run{s.first, s.last})}
 	for addr, h := range p.held {
 		if !s.contains(addr) {
 			continue

@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"syscall"
 	"time"
 )
@@ -66,63 +65,83 @@ func plain(err error) error {
 		return err
 	}
 	if u.Timeout() {
-		return fmt.Errorf("the plugin has not answered within %v; see dockerd's log", deadline)
+		return fmt.Errorf("the plugin has not answered in time; see its log (journalctl -u docker, or of a service -u underlay)")
 	}
 	return u.Err
 }
+
+// where says how a person sees whether the plugin runs, be it a managed one or a service.
+const where = "is the plugin enabled (docker plugin ls), or its service up (systemctl status underlay)?"
 
 // unserved says why a socket cannot be spoken to.
 func unserved(socket string, err error) error {
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist):
-		return fmt.Errorf("nobody serves on %s: is the plugin enabled (docker plugin ls)?", socket)
+		return fmt.Errorf("nobody serves on %s: %s", socket, where)
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("%s is root's alone: run the command as root", socket)
 	}
 	return err
 }
 
-// serving are those of sockets that somebody serves on: a plugin that is disabled
-// may leave its own.
-func serving(sockets []string) (served []string) {
-	for _, path := range sockets {
+// ErrNoSocket is that there is no socket of a plugin.
+var ErrNoSocket = fmt.Errorf("no socket %s or %s: are you root, and %s", DefaultSocket, managedSockets, where)
+
+// Find is the socket of the plugin: the one that is named, or else the one that
+// somebody serves on where dockerd keeps them.
+func Find(socket string) (string, error) {
+	if socket != "" {
+		return socket, nil
+	}
+	return find(managedSockets, DefaultSocket)
+}
+
+// find passes over sockets that nobody serves on, as a plugin that is disabled may
+// leave its own, unless there is nothing else.
+func find(patterns ...string) (string, error) {
+	var found, served []string
+	for _, p := range patterns {
+		some, err := filepath.Glob(p)
+		if err != nil {
+			return "", err
+		}
+		found = append(found, some...)
+	}
+	for _, path := range found {
+		if len(found) == 1 {
+			break // whoever speaks to it will see
+		}
 		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 			c.Close()
 			served = append(served, path)
 		}
 	}
-	return served
+	switch {
+	case len(found) == 0:
+		return "", ErrNoSocket
+	case len(served) > 1:
+		return "", fmt.Errorf("several plugins serve here: give --socket, one of %v", served)
+	case len(served) == 1:
+		return served[0], nil
+	}
+	return found[0], nil
 }
 
-// Client speaks HTTP over a plugin's socket; an empty path is looked for where
-// dockerd keeps them.
-func Client(socket string) (*http.Client, error) {
-	if socket == "" {
-		found, err := filepath.Glob(managedSockets)
-		if err != nil {
-			return nil, err
-		}
-		if one, _ := filepath.Glob(DefaultSocket); one != nil {
-			found = slices.Concat(found, one)
-		}
-		if len(found) > 1 {
-			if served := serving(found); len(served) > 0 {
-				found = served
-			}
-		}
-		switch len(found) {
-		case 0:
-			return nil, fmt.Errorf("no socket %s or %s: is the plugin enabled (docker plugin ls), and are you root?", DefaultSocket, managedSockets)
-		case 1:
-			socket = found[0]
-		default:
-			return nil, fmt.Errorf("several plugins serve here: give --socket, one of %v", found)
-		}
-	}
+// Client speaks HTTP over a plugin's socket; an empty path is looked for as Find
+// does, anew for each connection: a plugin that is installed anew has another one.
+func Client(socket string) *http.Client {
+	return client(func() (string, error) { return Find(socket) })
+}
+
+func client(find func() (string, error)) *http.Client {
 	return &http.Client{
 		Timeout: deadline,
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				socket, err := find()
+				if err != nil {
+					return nil, err
+				}
 				c, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
 				if err != nil {
 					return nil, unserved(socket, err)
@@ -131,7 +150,7 @@ func Client(socket string) (*http.Client, error) {
 			},
 			MaxIdleConnsPerHost: 64,
 		},
-	}, nil
+	}
 }
 
 // Fetch is a running plugin's answer to a call that takes nothing, as indented JSON.
@@ -153,9 +172,5 @@ func Forget(socket, network string) error {
 }
 
 func ask(socket, path string, req, res any) error {
-	client, err := Client(socket)
-	if err != nil {
-		return err
-	}
-	return Call(context.Background(), client, path, req, res)
+	return Call(context.Background(), Client(socket), path, req, res)
 }

@@ -238,6 +238,8 @@ var (
 	parentWaits   = gauge("parent_waiting", "1 if networks wait for the parent, which is not there.", "parent")
 	poolSize      = gauge("pool_size", "Addresses of the pool that could be given out.", "subnet")
 	poolAddresses = gauge("pool_addresses", "Addresses of the pool by what they are used for; they make its size.", "subnet", "use")
+	rangeSize     = gauge("range_size", "Addresses of the range (--ip-range) that could be given out; of pools with none it is absent.", "subnet", "range")
+	rangeLeft     = gauge("range_addresses", "Addresses of the range that are left, by use (free or resting).", "subnet", "range", "use")
 	poolBlind     = gauge("pool_blind", "1 if the pool's LAN could not be asked the last time.", "subnet")
 	conflicts     = gauge("conflicts", "Addresses of containers that another machine has, too.", "subnet")
 	probeUp       = gauge("probe_up", "1 if the link is listened on and addresses can be asked for there.", "link")
@@ -247,7 +249,7 @@ var (
 	unmended      = gauge("reconcile_unmended", "Things that the last full reconcile could not mend.")
 	reconciledAt  = gauge("reconcile_last_timestamp_seconds", "When the last full reconcile was.")
 	descs         = []*prometheus.Desc{
-		buildInfo, stateLoaded, stateBytes, stateAside, networks, endpoints, parentUp, parentWaits, poolSize, poolAddresses, poolBlind,
+		buildInfo, stateLoaded, stateBytes, stateAside, networks, endpoints, parentUp, parentWaits, poolSize, poolAddresses, rangeSize, rangeLeft, poolBlind,
 		conflicts, probeUp, leaseCount, reconciles, mended, unmended, reconciledAt,
 	}
 )
@@ -302,6 +304,12 @@ func (c collector) collect(to chan<- prometheus.Metric) {
 			{"reserved", float64(u.Reserved)}, {"resting", float64(u.Resting)}, {"free", float(u.Free)},
 		} {
 			set(poolAddresses, of.n, subnet, of.use)
+		}
+		for _, r := range u.Ranges {
+			within := r.Range.String()
+			set(rangeSize, float(r.Size), subnet, within)
+			set(rangeLeft, float64(r.Resting), subnet, within, "resting")
+			set(rangeLeft, float(r.Free), subnet, within, "free")
 		}
 		set(poolBlind, one(u.Blind != ""), subnet)
 		set(conflicts, float64(u.Conflicts), subnet)

@@ -147,6 +147,31 @@ func TestMetricsPortTaken(t *testing.T) {
 	}
 }
 
+// A range that is exhausted is seen to be, however much else of its pool is free.
+func TestMetricsOfRanges(t *testing.T) {
+	b := newBench(t)
+	pool := must[struct{ PoolID string }](b, "IpamDriver.RequestPool", object{"Pool": "192.168.50.0/24", "SubPool": "192.168.50.64/30"}).PoolID
+	must[object](b, "NetworkDriver.CreateNetwork", createNetwork(dockerID(1), "192.168.50.0/24", "192.168.50.1", object{"parent": "eth0"}))
+	for range 4 {
+		must[object](b, "IpamDriver.RequestAddress", object{"PoolID": pool})
+	}
+	b.lan(2, "192.168.60.0/24", "192.168.60.1", object{"parent": "eth0"})
+	text := get(t, b.client, "http://underlay/metrics")
+	for series, want := range map[string]string{
+		`underlay_pool_addresses{subnet="192.168.50.0/24",use="free"}`:                              "250",
+		`underlay_range_size{range="192.168.50.64/30",subnet="192.168.50.0/24"}`:                    "4",
+		`underlay_range_addresses{range="192.168.50.64/30",subnet="192.168.50.0/24",use="free"}`:    "0",
+		`underlay_range_addresses{range="192.168.50.64/30",subnet="192.168.50.0/24",use="resting"}`: "0",
+	} {
+		if got := value(text, series); got != want {
+			t.Errorf("%s is %q, want %s", series, got, want)
+		}
+	}
+	if n := strings.Count(text, "\nunderlay_range_size{"); n != 1 {
+		t.Errorf("%d ranges:\n%s", n, text)
+	}
+}
+
 // What is not loaded is not counted as nothing.
 func TestMetricsWithoutState(t *testing.T) {
 	b := newBench(t)

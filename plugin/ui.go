@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/netip"
-	"sync"
 
 	"underlay/internal/ui"
 )
@@ -40,46 +39,26 @@ func (v view) Addresses(ctx context.Context, after netip.Addr) (json.RawMessage,
 	return viewed(ctx, v.plugin, func() (Addresses, error) { return v.plugin.addresses(ctx, AddressesRequest{After: after}) })
 }
 
-// remote is a plugin as the page of the underlay command sees it. The plugin, and its
-// socket with it, may come and go.
-type remote struct {
-	socket string
+// remote is a plugin as the page of the underlay command sees it.
+type remote struct{ client *http.Client }
 
-	mu     sync.Mutex
-	client *http.Client // nil: the socket is to be looked for
-}
+// View is the plugin behind a socket, for a page. The plugin, and its socket with it,
+// may come and go: see Client.
+func View(socket string) ui.Source { return remote{Client(socket)} }
 
-// View is the plugin behind a socket, for a page; an empty path is looked for as
-// Client does, again after each time that nobody has answered.
-func View(socket string) ui.Source { return &remote{socket: socket} }
-
-func (r *remote) call(ctx context.Context, path string, req any) (answer json.RawMessage, err error) {
-	r.mu.Lock()
-	client := r.client
-	r.mu.Unlock()
-	if client == nil {
-		if client, err = Client(r.socket); err != nil {
-			return nil, err
-		}
-	}
-	if err = Call(ctx, client, path, req, &answer); err != nil {
-		client.CloseIdleConnections()
-		client = nil
-	}
-	r.mu.Lock()
-	r.client = client
-	r.mu.Unlock()
+func (r remote) call(ctx context.Context, path string, req any) (answer json.RawMessage, err error) {
+	err = Call(ctx, r.client, path, req, &answer)
 	return answer, err
 }
 
-func (r *remote) Status(ctx context.Context) (json.RawMessage, error) {
+func (r remote) Status(ctx context.Context) (json.RawMessage, error) {
 	return r.call(ctx, StatusPath, none{})
 }
 
-func (r *remote) Networks(ctx context.Context) (json.RawMessage, error) {
+func (r remote) Networks(ctx context.Context) (json.RawMessage, error) {
 	return r.call(ctx, NetworksPath, none{})
 }
 
-func (r *remote) Addresses(ctx context.Context, after netip.Addr) (json.RawMessage, error) {
+func (r remote) Addresses(ctx context.Context, after netip.Addr) (json.RawMessage, error) {
 	return r.call(ctx, AddressesPath, AddressesRequest{After: after})
 }

@@ -178,11 +178,7 @@ func release() *cobra.Command {
 			if err != nil || addr.Zone() != "" {
 				return fmt.Errorf("%q is no address; write it as 192.168.50.10", args[0])
 			}
-			client, err := plugin.Client(socket)
-			if err != nil {
-				return err
-			}
-			if err := plugin.Call(cmd.Context(), client, plugin.ReleasePath, plugin.ReleaseRequest{Address: addr}, nil); err != nil {
+			if err := plugin.Call(cmd.Context(), plugin.Client(socket), plugin.ReleasePath, plugin.ReleaseRequest{Address: addr}, nil); err != nil {
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), addr.Unmap(), "is free")

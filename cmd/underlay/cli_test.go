@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +25,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"underlay/driver"
+	"underlay/internal/doctor"
 	"underlay/ipam"
 	"underlay/netlinkutil"
 	"underlay/netlinkutil/fake"
@@ -68,9 +71,7 @@ func (h *host) serve() {
 	}
 	served := make(chan error, 1)
 	go func() { served <- p.Serve() }()
-	if h.client, err = plugin.Client(h.config.Socket); err != nil {
-		h.t.Fatal(err)
-	}
+	h.client = plugin.Client(h.config.Socket)
 	ended := false
 	h.end = func() {
 		if ended {
@@ -438,6 +439,30 @@ func TestConflictsAndSquatters(t *testing.T) {
 	}
 }
 
+// What is left is an error's exit status, in each format, and after it is printed.
+func TestReconcileLeft(t *testing.T) {
+	left := driver.Report{Done: []string{"made parent lan0.10"}, Left: []string{"lan1 is down; set it up", "so is lan2"}}
+	for name, c := range map[string]struct {
+		report driver.Report
+		left   string
+	}{
+		"all well": {driver.Report{}, ""}, "mended": {driver.Report{Done: left.Done}, ""}, "left": {left, "2 left that could not be mended"},
+	} {
+		socket := answering(t, map[string]any{plugin.ReconcilePath: c.report, plugin.DryRunPath: c.report})
+		for _, args := range [][]string{nil, {"--dry-run"}, {"-o", "json"}} {
+			text, err := run1(append([]string{"reconcile", "--socket", socket}, args...)...)
+			if got := fmt.Sprint(err); !strings.Contains(got, c.left) || c.left == "" && err != nil {
+				t.Errorf("%s, %v: %s", name, args, got)
+			}
+			for _, line := range c.report.Left {
+				if !strings.Contains(text, line) {
+					t.Errorf("%s, %v: no %q in\n%s", name, args, line, text)
+				}
+			}
+		}
+	}
+}
+
 // Every page is asked for, with one call each.
 func TestPages(t *testing.T) {
 	asked := 0
@@ -454,6 +479,24 @@ func TestPages(t *testing.T) {
 	}
 }
 
+// A range that is exhausted is seen in a pool that is not.
+func TestStatusOfRanges(t *testing.T) {
+	h := newHost(t)
+	h.serve()
+	pool := h.call("IpamDriver.RequestPool", object{"Pool": "192.168.70.0/24", "SubPool": "192.168.70.64/30"}).PoolID
+	h.call("NetworkDriver.CreateNetwork", object{
+		"NetworkID": dockerID(1), "Options": object{"com.docker.network.generic": object{"parent": "lan0"}}, "IPv6Data": []object{},
+		"IPv4Data": []object{{"AddressSpace": "underlay", "Pool": "192.168.70.0/24", "Gateway": "192.168.70.1/24"}},
+	})
+	for range 4 {
+		h.call("IpamDriver.RequestAddress", object{"PoolID": pool})
+	}
+	text, err := run1("status", "--socket", h.config.Socket)
+	if err != nil || !regexp.MustCompile(`(?m)^192\.168\.70\.0/24 .* 250 +0 of 4 left in 192\.168\.70\.64/30$`).MatchString(text) {
+		t.Errorf("%v\n%s", err, text)
+	}
+}
+
 // JSON that is watched has a line for each change, and ends with its context.
 func TestWatch(t *testing.T) {
 	n := 0
@@ -462,7 +505,7 @@ func TestWatch(t *testing.T) {
 		if n++; n == 4 {
 			cancel()
 		}
-		return plugin.Leases{Leases: make([]plugin.LeaseStatus, min(n, 3)/2)} // the last one may be seen or not
+		return plugin.Leases{Leases: make([]plugin.LeaseStatus, min(n, 3)/2)} // none, then one, and no more
 	}})
 	var out bytes.Buffer
 	root := command()
@@ -471,8 +514,14 @@ func TestWatch(t *testing.T) {
 	if err := root.ExecuteContext(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if lines := strings.Split(strings.TrimSpace(out.String()), "\n"); len(lines) != 2 || !json.Valid([]byte(lines[0])) || !strings.Contains(lines[1], "192") && !strings.Contains(lines[1], "leases") {
-		t.Errorf("printed:\n%s", out.String())
+	var want bytes.Buffer
+	for n := range 2 {
+		if err := json.NewEncoder(&want).Encode(plugin.Leases{Leases: make([]plugin.LeaseStatus, n)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d := cmp.Diff(want.String(), out.String()); d != "" {
+		t.Errorf("printed (-want +got):\n%s", d)
 	}
 }
 
@@ -525,26 +574,70 @@ func TestCompletion(t *testing.T) {
 	h := newHost(t)
 	h.serve()
 	h.furnish()
-	for want, args := range map[string][]string{
-		"10.1.0.0/24\n192.168.10.0/24\n192.168.50.0/24": {"addresses", ""},
-		"192.168.10.0/24":   {"addresses", "192.168.1"},
-		"192.168.50.99":     {"release", ""},
-		dockerID(3)[:12]:    {"forget", ""},
-		"table\nwide\njson": {"status", "-o", ""},
-		dockerID(2)[:12]:    {"endpoints", "--network", "0002"},
-		"export\n":          {"exp"},
+	all := []string{"10.1.0.0/24", "192.168.10.0/24", "192.168.50.0/24"}
+	for _, c := range []struct{ args, want []string }{
+		{[]string{"addresses", ""}, all},
+		{[]string{"addresses", "192.168.1"}, all[1:2]},
+		{[]string{"addresses", "7"}, nil},
+		{[]string{"addresses", "192.168.50.0/24", ""}, nil},
+		{[]string{"release", ""}, []string{"192.168.50.99"}}, // all others are live
+		{[]string{"release", "10."}, nil},
+		{[]string{"forget", ""}, []string{dockerID(3)[:12]}}, // all others have endpoints
+		{[]string{"endpoints", "--network", ""}, []string{dockerID(1)[:12], dockerID(2)[:12], dockerID(3)[:12]}},
+		{[]string{"endpoints", "--network", "0002"}, []string{dockerID(2)[:12]}},
+		{[]string{"status", "-o", ""}, formats},
+		{[]string{"reconcile", "-o", ""}, formats},
+		{[]string{"doctor", "-o", ""}, formats},
 	} {
-		begun := args[len(args)-1]
-		args = append(append([]string{"__complete"}, args[:len(args)-1]...), "--socket", h.config.Socket)
-		if begun == "exp" {
-			args = args[:1]
-		} else if strings.HasPrefix(args[len(args)-3], "-") {
-			args = []string{"__complete", args[1], "--socket", h.config.Socket, args[2]}
+		args := append([]string{"__completeNoDesc", c.args[0], "--socket", h.config.Socket}, c.args[1:]...)
+		text, err := run1(args...)
+		found, _, ok := strings.Cut("\n"+text, "\n:") // a directive for the shell follows
+		got := strings.Fields(found)
+		slices.Sort(got)
+		want := slices.Sorted(slices.Values(c.want))
+		if err != nil || !ok || !slices.Equal(got, want) {
+			t.Errorf("%q: %v, %q, want %q", c.args, err, text, want)
 		}
-		text, err := run1(append(args, begun)...)
-		if err != nil || !strings.HasPrefix(text, want) && !strings.Contains(text, strings.TrimSuffix(want, "\n")) {
-			t.Errorf("%v: %v, %q, want %q", args, err, text, want)
+	}
+}
+
+// Large numbers are powers of two, the nearest.
+func TestCount(t *testing.T) {
+	power := func(bit uint, plus int64) *big.Int {
+		n := new(big.Int).Lsh(big.NewInt(1), bit)
+		return n.Add(n, big.NewInt(plus))
+	}
+	for want, ns := range map[string][]*big.Int{
+		"0": {big.NewInt(0)}, "254": {big.NewInt(254)}, "1099511627775": {power(40, -1)}, "~2^40": {power(40, 0)},
+		"~2^63": {power(63, -1), power(63, 0), power(63, 1)}, "~2^64": {power(64, -2), power(64, 0)}, "~2^128": {power(128, 0)},
+	} {
+		for _, n := range ns {
+			if got := count(n); got != want {
+				t.Errorf("%v is %s, want %s", n, got, want)
+			}
 		}
+	}
+}
+
+// What the doctor finds is told in the words that all commands take.
+func TestTell(t *testing.T) {
+	found := []doctor.Finding{{Level: doctor.Note, Check: "many", Subject: "eth0", Fact: "a & b", Remedy: "c", See: "d"}}
+	for format, want := range map[string]string{
+		"text":  "note: eth0: a & b\n  do: c\n  see: d\n",
+		"table": "note: eth0: a & b\n  do: c\n  see: d\n",
+		"wide":  "note: eth0: a & b\n  do: c\n  see: d\n",
+		"yaml":  "findings:\n  - level: note\n    check: many\n    subject: eth0\n    fact: a & b\n    remedy: c\n    see: d\n",
+		"json":  "{\n  \"findings\": [\n    {\n      \"level\": \"note\",\n      \"check\": \"many\",\n      \"subject\": \"eth0\",\n      \"fact\": \"a \\u0026 b\",\n      \"remedy\": \"c\",\n      \"see\": \"d\"\n    }\n  ]\n}\n",
+	} {
+		var b bytes.Buffer
+		a := &asking{format: format}
+		if err := errors.Join(a.check(), a.tell(&b, found)); err != nil || b.String() != want {
+			t.Errorf("%s: %v\n%s", format, err, b.String())
+		}
+	}
+	var b bytes.Buffer
+	if err := (&asking{format: "json"}).tell(&b, nil); err != nil || b.String() != "{\n  \"findings\": []\n}\n" {
+		t.Errorf("nothing: %v\n%s", err, b.String())
 	}
 }
 

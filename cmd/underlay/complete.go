@@ -21,13 +21,9 @@ func complete(socket *string, most int, known func(context.Context, *http.Client
 		if len(args) >= most {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		client, err := plugin.Client(*socket)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		all, err := known(ctx, client)
+		all, err := known(ctx, plugin.Client(*socket))
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}

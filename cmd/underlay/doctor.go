@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -21,8 +20,9 @@ import (
 const doctorWithin = 10 * time.Second
 
 func examine() *cobra.Command {
+	var a asking
 	var parents []string
-	var format, socket, docker string
+	var docker string
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Find out what on this host will not work, and say what to do",
@@ -35,12 +35,12 @@ Exit status: 0 all well, or warnings and notes alone; 1 an error was found;
 2 it could not be run.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if format != "text" && format != "json" {
-				return fmt.Errorf("-o %s is not known; it takes text or json", format)
+			if err := a.check(); err != nil {
+				return err
 			}
-			found, err := diagnose(parents, socket, docker)
+			found, err := diagnose(parents, a.socket, docker)
 			if err == nil {
-				err = tell(cmd.OutOrStdout(), format, found)
+				err = a.tell(cmd.OutOrStdout(), found)
 			}
 			if err == nil && doctor.Failed(found) {
 				os.Exit(1)
@@ -49,9 +49,9 @@ Exit status: 0 all well, or warnings and notes alone; 1 an error was found;
 		},
 	}
 	cmd.Flags().StringSliceVar(&parents, "parent", nil, "the links to look at (default: that of the default route, and those of the plugin's networks)")
-	cmd.Flags().StringVarP(&format, "output", "o", "text", "text or json")
 	cmd.Flags().StringVar(&docker, "docker", "/var/run/docker.sock", "Docker's socket")
-	socketFlag(cmd, &socket)
+	socketFlag(cmd, &a.socket)
+	a.formatFlag(cmd)
 	run := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return orTwo(run(cmd, args)) }
 	cmd.Args = func(cmd *cobra.Command, args []string) error { return orTwo(cobra.NoArgs(cmd, args)) }
@@ -83,27 +83,22 @@ func diagnose(parents []string, socket, docker string) ([]doctor.Finding, error)
 	defer client.Close()
 	client6 := dhcp6.New(dhcp6.Config{Log: log})
 	defer client6.Close()
-	daemons := doctor.Daemons{"/run/docker/plugins/*/underlay.sock", "/run/docker/plugins/underlay.sock"}
-	if socket != "" {
-		daemons = doctor.Daemons{socket}
-	}
 	ctx, stop := context.WithTimeout(context.Background(), doctorWithin)
 	defer stop()
 	return doctor.Diagnose(doctor.Gather(ctx, doctor.Sources{
 		Version: version, Kernel: kernel, Wire: doctor.LANs{Client: client, Client6: client6},
-		Docker: doctor.Socket(docker), Plugin: daemons, Files: os.DirFS("/"),
+		Docker: doctor.Socket(docker), Plugin: doctor.Finder(socket), Files: os.DirFS("/"),
 	}, parents...)), nil
 }
 
-func tell(w io.Writer, format string, found []doctor.Finding) error {
-	if format == "text" {
-		return doctor.Write(w, found)
+// tell prints what was found. It is no table for a person: a line would be too long.
+func (a *asking) tell(w io.Writer, found []doctor.Finding) error {
+	all := struct {
+		Findings []doctor.Finding `json:"findings"`
+	}{append([]doctor.Finding{}, found...)}
+	text, err := a.text(all, func(t *table) { _ = doctor.Write(t, found) })
+	if err == nil {
+		_, err = io.WriteString(w, text)
 	}
-	if found == nil {
-		found = []doctor.Finding{}
-	}
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	return e.Encode(map[string]any{"findings": found})
+	return err
 }

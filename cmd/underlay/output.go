@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"math/big"
 	"net/http"
 	"os"
@@ -46,7 +47,11 @@ func (a *asking) formatFlag(cmd *cobra.Command) {
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 }
 
+// check takes text for table: it was doctor's word for it.
 func (a *asking) check() error {
+	if a.format == "text" {
+		a.format = "table"
+	}
 	if !slices.Contains(formats, a.format) {
 		return fmt.Errorf("-o %s is not known; it takes table, wide, json or yaml", a.format)
 	}
@@ -59,10 +64,7 @@ func show[T any](cmd *cobra.Command, a *asking, fetch func(context.Context, *htt
 	if err := a.check(); err != nil {
 		return err
 	}
-	client, err := plugin.Client(a.socket)
-	if err != nil {
-		return err
-	}
+	client := plugin.Client(a.socket)
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	out := cmd.OutOrStdout()
@@ -242,12 +244,14 @@ func known[T interface {
 	return v.String()
 }
 
-// count is a number that may be that of an IPv6 subnet's addresses.
+// count is a number that may be that of an IPv6 subnet's addresses. The page rounds
+// as this does: see count in ui.js.
 func count(n *big.Int) string {
 	if n.BitLen() <= 40 {
 		return n.String()
 	}
-	return fmt.Sprintf("~2^%d", n.BitLen())
+	f, _ := new(big.Float).SetInt(n).Float64()
+	return fmt.Sprintf("~2^%.0f", math.Round(math.Log2(f)))
 }
 
 func list[T fmt.Stringer](all []T) string {

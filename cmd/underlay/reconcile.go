@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 
 	"github.com/spf13/cobra"
@@ -16,16 +17,26 @@ func reconcile() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "reconcile",
 		Short: "Compare what the plugin knows with the host's links now, mend what can be, and print the rest",
-		Args:  cobra.NoArgs,
+		Long: `Compare what the plugin knows with the host's links now, mend what can be, and print the rest.
+
+Exit status: 0 nothing is left to be mended; 1 something is, or the plugin could not
+be asked.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			path, done := plugin.ReconcilePath, "done:"
 			if dry {
 				path, done = plugin.DryRunPath, "would have done:"
 			}
-			fetch := func(ctx context.Context, client *http.Client) (r driver.Report, err error) {
-				return r, plugin.Call(ctx, client, path, struct{}{}, &r)
+			var r driver.Report
+			fetch := func(ctx context.Context, client *http.Client) (driver.Report, error) {
+				err := plugin.Call(ctx, client, path, struct{}{}, &r)
+				return r, err
 			}
-			return show(cmd, &a, fetch, func(t *table, r driver.Report) { drawReport(t, r, done) })
+			err := show(cmd, &a, fetch, func(t *table, r driver.Report) { drawReport(t, r, done) })
+			if n := len(r.Left); err == nil && n > 0 {
+				err = fmt.Errorf("%d left that could not be mended", n)
+			}
+			return err
 		},
 	}
 	socketFlag(cmd, &a.socket)

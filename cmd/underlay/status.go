@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math/big"
 	"net/http"
 	"strings"
 	"time"
@@ -97,6 +98,9 @@ func drawPools(t *table, s plugin.Status) {
 	t.row("POOL", "SIZE", "CONTAINERS", "GATEWAYS", "RESERVED", "EXCLUDED", "OTHERS", "RESTING", "FREE", "NOTE")
 	for _, p := range s.Pools {
 		var notes []string
+		for _, r := range p.Ranges {
+			notes = append(notes, fmt.Sprintf("%s of %s left in %v", count(new(big.Int).Add(r.Free, big.NewInt(int64(r.Resting)))), count(r.Size), r.Range))
+		}
 		if p.Conflicts > 0 {
 			notes = append(notes, fmt.Sprintf("%d in conflict", p.Conflicts))
 		}

@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,9 +19,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"underlay/driver"
 	"underlay/internal/mode"
 	"underlay/internal/options"
 	"underlay/netlinkutil"
+	"underlay/plugin"
 )
 
 // Socket is an API at a unix socket.
@@ -34,10 +35,6 @@ const patience = 3 * time.Second
 
 // Get asks dockerd.
 func (s Socket) Get(ctx context.Context, path string, into any) error {
-	return s.ask(ctx, http.MethodGet, path, into)
-}
-
-func (s Socket) ask(ctx context.Context, method, path string, into any) error {
 	ctx, stop := context.WithTimeout(ctx, patience)
 	defer stop()
 	client := http.Client{Transport: &http.Transport{
@@ -46,11 +43,7 @@ func (s Socket) ask(ctx context.Context, method, path string, into any) error {
 			return (&net.Dialer{}).DialContext(ctx, "unix", string(s))
 		},
 	}}
-	var body io.Reader
-	if method == http.MethodPost {
-		body = strings.NewReader("{}")
-	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://socket"+path, body)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://socket"+path, nil)
 	if err != nil {
 		return err
 	}
@@ -174,51 +167,35 @@ func modeOf(driver string, ours bool, o map[string]string) mode.Mode {
 	return m
 }
 
-// daemonState is as much as matters here of what the plugin says of itself.
-type daemonState struct {
-	Version  string
-	Networks []struct {
-		Options struct {
-			Parent string
-			VLAN   int
+func askDaemon(ctx context.Context, p Plugged) (d Daemon) {
+	var err error
+	if d.Socket, err = p.Find(); err != nil {
+		if !errors.Is(err, plugin.ErrNoSocket) {
+			d.Unknown = err.Error()
 		}
-	}
-	Waiting []Waiting
-	Pools   []struct {
-		LAN struct {
-			Conflicts []struct {
-				Address netip.Addr
-				MAC     string
-				Last    time.Time
-			}
-		}
-	}
-}
-
-func askDaemon(ctx context.Context, p Plugged) Daemon {
-	d := Daemon{Socket: p.Find()}
-	if d.Socket == "" {
 		return d
 	}
-	var s daemonState
-	if err := p.State(ctx, d.Socket, &s); err != nil {
+	var s plugin.Status
+	var c plugin.Conflicts
+	if err = p.Ask(ctx, d.Socket, plugin.StatusPath, &s); err == nil {
+		err = p.Ask(ctx, d.Socket, plugin.ConflictsPath, &c)
+	}
+	if err != nil {
 		d.Unknown = err.Error()
 		return d
 	}
-	d.Version, d.Waiting = s.Version, s.Waiting
-	for _, n := range s.Networks {
-		name := n.Options.Parent
-		if n.Options.VLAN != 0 {
-			name = options.VLANName(name, n.Options.VLAN)
+	d.Version = s.Version
+	for _, l := range s.Parents {
+		if l.Dummy {
+			continue
 		}
-		if name != "" {
-			d.Parents = append(d.Parents, name)
+		d.Parents = append(d.Parents, l.Name)
+		if l.State == driver.ParentWaiting {
+			d.Waiting = append(d.Waiting, Waiting{l.Name, l.Reason})
 		}
 	}
-	for _, pool := range s.Pools {
-		for _, c := range pool.LAN.Conflicts {
-			d.Conflicts = append(d.Conflicts, Conflict{Addr: c.Address, MAC: c.MAC, Last: c.Last})
-		}
+	for _, c := range c.Conflicts {
+		d.Conflicts = append(d.Conflicts, Conflict{Addr: c.Address, MAC: c.MAC, Last: c.Last})
 	}
 	proc, err := p.Process(d.Socket)
 	if err != nil {
@@ -229,27 +206,23 @@ func askDaemon(ctx context.Context, p Plugged) Daemon {
 	return d
 }
 
-// Daemons is where plugins of underlay are found: by the sockets that match these.
-type Daemons []string
+// Finder is the plugin behind a socket; an empty path is looked for.
+type Finder string
 
-// Find is the first of the sockets. A file that nobody listens at is found, too.
-func (d Daemons) Find() string {
-	for _, pattern := range d {
-		found, _ := filepath.Glob(pattern)
-		if len(found) > 0 {
-			return found[0]
-		}
-	}
-	return ""
-}
+// Find is plugin.Find.
+func (p Finder) Find() (string, error) { return plugin.Find(string(p)) }
 
-// State asks for it.
-func (d Daemons) State(ctx context.Context, socket string, into any) error {
-	return Socket(socket).ask(ctx, http.MethodPost, "/Underlay.State", into)
+// Ask makes one of underlay's own calls.
+func (Finder) Ask(ctx context.Context, socket, path string, into any) error {
+	ctx, stop := context.WithTimeout(ctx, patience)
+	defer stop()
+	client := plugin.Client(socket)
+	defer client.CloseIdleConnections()
+	return plugin.Call(ctx, client, path, struct{}{}, into)
 }
 
 // Process looks at who listens at a socket.
-func (d Daemons) Process(socket string) (p Process, err error) {
+func (Finder) Process(socket string) (p Process, err error) {
 	pid, err := listener(socket)
 	if err != nil {
 		return p, err

@@ -28,7 +28,7 @@ func Checks() []Check {
 		{"bond", "does the bond's mode bear several MACs?", "the bond's mode", "active-backup or 802.3ad", bond},
 		{"modes", "does a link of another program exclude a mode?", "the macvlan and ipvlan links on the parent, those in containers included", "use the same mode, or another parent", modes},
 		{"macs", "may more than one MAC speak on the parent?", "the gateway is asked by ARP with the parent's MAC and with another", "allow it on the hypervisor's or the switch's port, or use ipvlan", macs},
-		{"many", "do very many MACs speak there?", "the macvlan links on the parent are counted", "watch for losses, or use ipvlan", many},
+		{"many", "do very many MACs speak there?", "the macvlan links on the NIC and its VLANs are counted", "watch for losses, or use ipvlan", many},
 		{"gateway", "do the gateways answer?", "ARP and neighbour discovery", "see whether the router is up, and its address right", gateway},
 		{"vlan", "does the switch pass the VLAN?", "the VLAN's gateways are asked", "let the VLAN through, tagged, at the switch's port", vlan},
 		{"duplicate", "has the host's address, or a gateway's, another machine too?", "all answers to ARP and neighbour discovery, and the conflicts that the plugin has noted", "give one of them another address", duplicate},
@@ -39,7 +39,7 @@ func Checks() []Check {
 		{"mtu", "have the parent, its VLANs and the LAN one MTU?", "the links, and what the DHCP server tells", "set them alike", mtu},
 		{"docker", "does Docker answer, and what does its version lack?", "GET /version on its socket", "start it, upgrade it, or do what the finding says", docker},
 		{"networks", "do networks of Docker's own drivers get in the way?", "GET /networks on its socket", "remove them, or give each its own --ip-range", networks},
-		{"plugin", "is the plugin enabled, does it answer, and is it as old as this command?", "GET /plugins on Docker's socket, and the plugin's own", "docker plugin enable, or upgrade", plugin},
+		{"plugin", "is the plugin enabled, does it answer, and is it as old as this command?", "GET /plugins on Docker's socket, and the plugin's own", "docker plugin enable, or upgrade", plugged},
 		{"privileges", "has the plugin the privileges that it needs?", "its process", "docker plugin upgrade, or grant them", privileges},
 		{"state", "does the plugin's state outlive a reboot, and is there room for it?", "the file system of its folder, by its process", "another folder, or make room", state},
 		{"managers", "does another program configure underlay's links?", "the files of systemd-networkd and NetworkManager", "leave links named ul* alone there", managers},
@@ -163,12 +163,11 @@ var bonds = map[string]struct {
 
 func bond(f *Facts, r *report) {
 	for _, p := range f.Parents {
-		l, _ := f.link(p.Name)
-		if l.Kind == "vlan" {
-			l, _ = f.link(l.Lower)
-		}
-		if b, bad := bonds[l.BondMode]; bad && !f.sharesMAC(p.Name) {
-			r.add(b.level, p.Name, fmt.Sprintf("bond %s is in mode %s, which %s", l.Name, l.BondMode, b.does), "use the mode active-backup or 802.3ad, or ipvlan")
+		for _, name := range f.down(p.Name) {
+			l, _ := f.link(name)
+			if b, bad := bonds[l.BondMode]; bad && !f.sharesMAC(p.Name) {
+				r.add(b.level, p.Name, fmt.Sprintf("bond %s is in mode %s, which %s", l.Name, l.BondMode, b.does), "use the mode active-backup or 802.3ad, or ipvlan")
+			}
 		}
 	}
 }
@@ -264,21 +263,25 @@ func (f *Facts) taken(parent string) bool {
 	return slices.ContainsFunc(f.on(parent), func(l netlinkutil.Detail) bool { return l.Mode.Alone() })
 }
 
-// most is how many MACs the filters of common NICs take, the fewest of them. The
-// kernel does not tell that of a NIC.
-const most = 64
+// most is how many MACs the filters of common NICs take, the fewest of them: the
+// Intel ones of the drivers e1000 and e1000e have 15 entries, one of which is for
+// their own MAC. The kernel does not tell that of a NIC.
+const most = 14
 
 func many(f *Facts, r *report) {
-	for _, p := range f.Parents {
-		n := 0
-		for _, l := range f.on(p.Name) {
-			if l.Mode.Kind == mode.Macvlan {
-				n++
-			}
+	lowest := func(name string) string { all := f.down(name); return all[len(all)-1] }
+	on := map[string]int{} // a NIC's filter takes the MACs on its VLANs, too
+	for _, l := range f.Links {
+		if l.Mode.Kind == mode.Macvlan {
+			on[lowest(l.Lower)]++
 		}
-		if n > most {
-			r.add(Note, p.Name, fmt.Sprintf("%d macvlan links are on it; past the size of its filter, which is not to be found out, a NIC hears all frames of the LAN", n),
+	}
+	for _, p := range f.Parents {
+		nic := lowest(p.Name)
+		if n := on[nic]; n > most {
+			r.add(Note, nic, fmt.Sprintf("%d macvlan links are on it and its VLANs; a NIC hears all frames of the LAN past the size of its filter, which is not to be found out and may be %d", n, most),
 				"see that the switch's port takes that many MACs; ipvlan needs one")
+			on[nic] = 0 // once
 		}
 	}
 }
@@ -536,7 +539,7 @@ func overlap(a, b Network) bool {
 	return false
 }
 
-func plugin(f *Facts, r *report) {
+func plugged(f *Facts, r *report) {
 	on := slices.ContainsFunc(f.Docker.Plugins, func(p Plugin) bool { return p.Enabled })
 	for _, p := range f.Docker.Plugins {
 		if !p.Enabled && !on {
@@ -544,6 +547,8 @@ func plugin(f *Facts, r *report) {
 		}
 	}
 	switch {
+	case f.Daemon.Socket == "" && f.Daemon.Unknown != "":
+		r.add(Note, host, f.Daemon.Unknown, "name the one to look at with --socket")
 	case f.Daemon.Socket == "" && on:
 		r.add(Error, host, "the plugin is enabled and has no socket in /run/docker/plugins", "docker plugin disable -f and enable it; see Docker's log")
 	case f.Daemon.Socket == "" && len(f.Docker.Plugins) == 0:
@@ -551,7 +556,7 @@ func plugin(f *Facts, r *report) {
 	case f.Daemon.Socket == "":
 	case f.Daemon.Unknown != "" && len(r.found) > 0: // a disabled one leaves its socket
 	case f.Daemon.Unknown != "":
-		r.add(Error, host, fmt.Sprintf("the plugin does not answer at %s: %s", f.Daemon.Socket, f.Daemon.Unknown), "see the plugin's log; docker plugin disable -f and enable it, or start underlay serve again")
+		r.add(Error, host, "the plugin does not answer: "+f.Daemon.Unknown, "see the plugin's log; docker plugin disable -f and enable it, or systemctl restart underlay")
 	case f.Daemon.Version != f.Version:
 		r.add(Warning, host, fmt.Sprintf("the plugin is underlay %s, and this command is %s", f.Daemon.Version, f.Version), "upgrade the older one")
 	}

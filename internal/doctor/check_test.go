@@ -90,6 +90,13 @@ func (f *Facts) vlan() *Parent {
 	return &f.Parents[0]
 }
 
+// inner makes eth0.10.20, a VLAN in that of vlan.
+func (f *Facts) inner() {
+	l := f.Links[len(f.Links)-1]
+	l.Index, l.Name, l.Lower, l.VLAN = 9, "eth0.10.20", l.Name, 20
+	f.Links = append(f.Links, l)
+}
+
 func (f *Facts) foreign(m mode.Mode, elsewhere bool) {
 	f.Links = append(f.Links, netlinkutil.Detail{Link: netlinkutil.Link{Index: 9, Name: "mv0", Kind: string(m.Kind), Lower: "eth0", Up: true}, Mode: m, Elsewhere: elsewhere})
 }
@@ -136,6 +143,11 @@ var faults = []struct {
 		f.vlan()
 		f.edit("eth0", func(l *netlinkutil.Detail) { l.BondMode = "balance-alb" })
 	}},
+	{"bond balance-alb below a VLAN in a VLAN", func(f *Facts, _ *Parent) {
+		f.vlan().Name = "eth0.10.20"
+		f.inner()
+		f.edit("eth0", func(l *netlinkutil.Detail) { l.BondMode = "balance-alb" })
+	}},
 	{"modes passthru", func(f *Facts, _ *Parent) { f.foreign(passthru, false) }},
 	{"modes ipvlan in a container", func(f *Facts, _ *Parent) { f.foreign(l3vepa, true) }},
 	{"modes macvlan", func(f *Facts, _ *Parent) { f.foreign(bridgeMode, true); f.foreign(bridgeMode, true) }},
@@ -152,6 +164,17 @@ var faults = []struct {
 	{"many macvlan links", func(f *Facts, _ *Parent) {
 		for range most {
 			f.Links = append(f.Links, f.Links[2])
+		}
+	}},
+	{"many macvlan links on a NIC and its VLANs, all of which are parents", func(f *Facts, p *Parent) {
+		nic := *p
+		f.vlan()
+		f.inner()
+		f.Parents = append(f.Parents, nic)
+		for n := range most {
+			l := f.Links[2]
+			l.Lower = []string{"eth0", "eth0.10", "eth0.10.20"}[n%3]
+			f.Links = append(f.Links, l)
 		}
 	}},
 	{"gateway dead", func(_ *Facts, p *Parent) { p.LAN.Heard, p.LAN.Reached, p.Gateways = nil, false, p.Gateways[:1] }},
@@ -205,7 +228,10 @@ var faults = []struct {
 	{"plugin without a socket", func(f *Facts, _ *Parent) { f.Daemon = Daemon{} }},
 	{"plugin not installed", func(f *Facts, _ *Parent) { f.Docker.Plugins, f.Daemon = nil, Daemon{} }},
 	{"plugin silent", func(f *Facts, _ *Parent) {
-		f.Daemon = Daemon{Socket: f.Daemon.Socket, Unknown: "connect: connection refused"}
+		f.Daemon = Daemon{Socket: f.Daemon.Socket, Unknown: "nobody serves on " + f.Daemon.Socket}
+	}},
+	{"plugin one of several", func(f *Facts, _ *Parent) {
+		f.Daemon = Daemon{Unknown: "several plugins serve here: give --socket, one of [a b]"}
 	}},
 	{"plugin of another version", func(f *Facts, _ *Parent) { f.Daemon.Version = "v0" }},
 	{"privileges unknown", func(f *Facts, _ *Parent) {

@@ -101,7 +101,7 @@ type Plugin struct {
 // Daemon is what the plugin says, and its process shows.
 type Daemon struct {
 	Socket       string // "": none is there
-	Unknown      string // why it does not answer
+	Unknown      string // why it does not answer, or which one to ask
 	Version      string
 	Waiting      []Waiting
 	Conflicts    []Conflict
@@ -143,6 +143,18 @@ func (f *Facts) link(name string) (netlinkutil.Detail, bool) {
 		return netlinkutil.Detail{}, false
 	}
 	return f.Links[at], true
+}
+
+// down are the names of a link and of those below it: of a VLAN, its parent, and so on
+// to the lowest.
+func (f *Facts) down(name string) (names []string) {
+	for !slices.Contains(names, name) {
+		names = append(names, name)
+		if l, ok := f.isVLAN(name); ok && l.Lower != "" {
+			name = l.Lower
+		}
+	}
+	return names
 }
 
 // on lists the macvlan and ipvlan links of a parent, those of containers included.

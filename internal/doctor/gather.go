@@ -38,10 +38,11 @@ type API interface {
 	Get(ctx context.Context, path string, into any) error
 }
 
-// Plugged finds the plugin, and asks it and its process. Daemons is the real one.
+// Plugged finds the plugin's socket, and asks it and its process. Finder is the real
+// one.
 type Plugged interface {
-	Find() string // the socket, "" if there is none
-	State(ctx context.Context, socket string, into any) error
+	Find() (string, error)
+	Ask(ctx context.Context, socket, path string, into any) error
 	Process(socket string) (Process, error)
 }
 
@@ -125,7 +126,9 @@ func (f *Facts) named(k Kernel, asked []string) (names []string) {
 // about is what the host itself knows of a parent.
 func (f *Facts) about(s Sources, name string) Parent {
 	p := Parent{Name: name}
-	p.Wireless = slices.Contains(strings.Fields(text(s.Files, "sys/class/net/"+name+"/uevent")), "DEVTYPE=wlan")
+	p.Wireless = slices.ContainsFunc(f.down(name), func(link string) bool {
+		return slices.Contains(strings.Fields(text(s.Files, "sys/class/net/"+link+"/uevent")), "DEVTYPE=wlan")
+	})
 	if subnets, err := s.Kernel.Subnets(name); err == nil {
 		p.Subnets = subnets
 	}

@@ -20,6 +20,7 @@ import (
 	"underlay/ipam/dhcp"
 	"underlay/ipam/probe"
 	"underlay/netlinkutil"
+	"underlay/plugin"
 )
 
 // made is a whole host that is made up.
@@ -29,7 +30,6 @@ type made struct {
 	subnets  map[string][]netlinkutil.Subnet
 	defaults map[bool]string
 	answers  map[string]string // of dockerd, by path
-	state    string            // of the plugin
 	process  Process
 	asked    []probe.Question
 }
@@ -51,14 +51,14 @@ func (m *made) Get(_ context.Context, path string, into any) error {
 	return json.Unmarshal([]byte(m.answers[path]), into)
 }
 
-func (m *made) Find() string {
-	if m.state == "" {
-		return ""
+func (m *made) Find() (string, error) {
+	if m.answers[plugin.StatusPath] == "" {
+		return "", plugin.ErrNoSocket
 	}
-	return "/run/underlay.sock"
+	return "/run/underlay.sock", nil
 }
-func (m *made) State(_ context.Context, _ string, into any) error {
-	return json.Unmarshal([]byte(m.state), into)
+func (m *made) Ask(ctx context.Context, _, path string, into any) error {
+	return m.Get(ctx, path, into)
 }
 func (m *made) Process(string) (Process, error) { return m.process, nil }
 
@@ -96,8 +96,10 @@ func TestGather(t *testing.T) {
 			"/version":  `{"Version":"28.5.2"}`,
 			"/plugins":  `[{"Name":"company/lan:1","Enabled":true,"Config":{"Interface":{"Socket":"underlay.sock"}}},{"Name":"other:1","Config":{"Interface":{"Socket":"other.sock"}}}]`,
 			"/networks": `[{"Name":"bridge","Driver":"bridge"},{"Name":"tagged","Driver":"company/lan:1","Options":{"parent":"eth0","vlan":"10","ipvlan_mode":"l3"},"IPAM":{"Config":[{"Subnet":"10.1.0.0/16"}]}},{"Name":"six","Driver":"company/lan:1","Options":{"parent":"eth0","dhcp":"v6"},"IPAM":{"Options":{"dhcp":"both","dhcp_server":"192.168.50.1"}}},{"Name":"old","Driver":"macvlan","Options":{"parent":"eth0"},"IPAM":{"Config":[{"Subnet":"192.168.50.0/24","IPRange":"192.168.50.7/26","Gateway":"192.168.50.254"}]}}]`,
+
+			plugin.StatusPath:    `{"version":"v1","parents":[{"name":"eth0.10","state":"up"},{"name":"eth7","state":"down","reason":"it is down"},{"name":"enx1","state":"waiting","reason":"it is gone"},{"name":"dm1","state":"up","dummy":true}]}`,
+			plugin.ConflictsPath: `{"conflicts":[{"address":"192.168.50.70","mac":"02:00:00:00:00:bb"}]}`,
 		},
-		state:   `{"version":"v1","networks":[{"options":{"parent":"eth0","vlan":10}},{"options":{}}],"waiting":[{"parent":"enx1","reason":"it is gone"}],"pools":[{"lan":{"conflicts":[{"address":"192.168.50.70","mac":"02:00:00:00:00:bb"}]}}]}`,
 		process: Process{Capabilities: []string{"CAP_NET_ADMIN"}, Rebuild: true, State: Folder{Path: "/var/lib/underlay", Free: 7}},
 	}
 	files := fstest.MapFS{}
@@ -113,10 +115,11 @@ func TestGather(t *testing.T) {
 		Version: "v1", Kinds: map[string]bool{"macvlan": true, "ipvlan": true, "vlan": true, "dummy": false}, Release: "6.12.1", Machine: "QEMU Standard PC",
 		Links: w.Links,
 		Parents: []Parent{
+			{Name: "enx1"},
 			{Name: "eth0", Wireless: true, Subnets: w.Parents[0].Subnets[:1], Gateways: []Gateway{{Addr: gw4}, {Addr: gw254, Of: "old"}}, LAN: LAN{
 				Heard: map[netip.Addr][]string{gw4: {"02:00:00:00:00:aa", "02:00:00:00:00:bb"}}, Asked: gw4, Routers: []netip.Addr{gw6}, DHCP: []Server{{gw4, 1400}}, NoDHCPv6: "nobody answers",
 			}},
-			{Name: "eth0.10"},
+			{Name: "eth0.10"}, {Name: "eth7"},
 		},
 		Sysctls: map[string]string{"ipv4/conf/all/arp_ignore": "1", "ipv6/conf/eth0/accept_ra": "2"},
 		Docker: Docker{Version: "28.5.2", Plugins: []Plugin{{"company/lan:1", true}}, Networks: []Network{
@@ -125,7 +128,7 @@ func TestGather(t *testing.T) {
 			{Name: "tagged", Ours: true, Driver: "company/lan:1", Parent: "eth0.10", Mode: mode.Mode{Kind: mode.IPvlan, Name: "l3", Flag: "bridge"}, Pools: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}},
 		}},
 		Daemon: Daemon{
-			Socket: "/run/underlay.sock", Version: "v1", Waiting: []Waiting{{"enx1", "it is gone"}}, Parents: []string{"eth0.10"}, Rebuild: true,
+			Socket: "/run/underlay.sock", Version: "v1", Waiting: []Waiting{{"enx1", "it is gone"}}, Parents: []string{"eth0.10", "eth7", "enx1"}, Rebuild: true,
 			Conflicts: []Conflict{{Addr: netip.MustParseAddr("192.168.50.70"), MAC: "02:00:00:00:00:bb"}}, Capabilities: []string{"CAP_NET_ADMIN"}, State: Folder{Path: "/var/lib/underlay", Free: 7},
 		},
 	}
@@ -273,19 +276,15 @@ func TestManaging(t *testing.T) {
 }
 
 // A real socket, of this test itself.
-func TestDaemons(t *testing.T) {
+func TestFinder(t *testing.T) {
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "underlay.sock")
-	d := Daemons{filepath.Join(dir, "*", "underlay.sock"), socket}
-	if got := d.Find(); got != "" {
-		t.Errorf("found %s", got)
-	}
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method+r.URL.Path != "POST/Underlay.State" && r.Method+r.URL.Path != "GET/version" {
+		if r.Method+r.URL.Path != "POST"+plugin.StatusPath && r.Method+r.URL.Path != "GET/version" {
 			http.NotFound(w, r)
 			return
 		}
@@ -293,12 +292,16 @@ func TestDaemons(t *testing.T) {
 	})}
 	go func() { _ = srv.Serve(l) }()
 	defer srv.Close()
-	if got := d.Find(); got != socket {
-		t.Fatalf("found %q", got)
+	p := Finder(socket)
+	if got, err := p.Find(); got != socket || err != nil {
+		t.Fatalf("found %q, %v", got, err)
 	}
-	var s daemonState
-	if err := d.State(context.Background(), socket, &s); err != nil || s.Version != "v7" {
+	var s plugin.Status
+	if err := p.Ask(context.Background(), socket, plugin.StatusPath, &s); err != nil || s.Version != "v7" {
 		t.Errorf("%+v, %v", s, err)
+	}
+	if err := p.Ask(context.Background(), socket, plugin.ConflictsPath, &s); err == nil {
+		t.Error("a call that there is not")
 	}
 	if err := Socket(socket).Get(context.Background(), "/version", &s); err != nil {
 		t.Error(err)
@@ -306,11 +309,24 @@ func TestDaemons(t *testing.T) {
 	if err := Socket(socket).Get(context.Background(), "/networks", &s); err == nil || err.Error() != "/networks: 404 Not Found" {
 		t.Error(err)
 	}
-	p, err := d.Process(socket)
-	if err != nil || p.Capabilities == nil || !p.Rebuild {
-		t.Errorf("%+v, %v", p, err)
+	proc, err := p.Process(socket)
+	if err != nil || proc.Capabilities == nil || !proc.Rebuild {
+		t.Errorf("%+v, %v", proc, err)
 	}
 	if err := Socket(filepath.Join(dir, "none")).Get(context.Background(), "/version", &s); err == nil || !strings.HasSuffix(err.Error(), "none: connect: no such file or directory") {
 		t.Error(err)
+	}
+}
+
+// A VLAN on Wi-Fi is Wi-Fi, and so is one in it.
+func TestWireless(t *testing.T) {
+	f := well()
+	f.vlan()
+	f.inner()
+	files := fstest.MapFS{"sys/class/net/eth0/uevent": &fstest.MapFile{Data: []byte("DEVTYPE=wlan\n")}}
+	for name, want := range map[string]bool{"eth0": true, "eth0.10": true, "eth0.10.20": true, "eth1": false, "gone0": false} {
+		if got := f.about(Sources{Kernel: &made{}, Files: files}, name).Wireless; got != want {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }

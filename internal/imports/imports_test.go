@@ -27,7 +27,7 @@ var may = map[string][]string{
 	"underlay/driver":              {"underlay/internal/mode", "underlay/internal/options", "underlay/internal/pause", "underlay/internal/store", "underlay/internal/wall", "underlay/netlinkutil"},
 	"underlay/ipam/lease":          {"underlay/internal/options", "underlay/internal/store", "underlay/ipam/dhcp", "underlay/ipam/dhcp6"},
 	"underlay/plugin":              {"underlay/driver", "underlay/internal/options", "underlay/internal/oneline", "underlay/internal/pause", "underlay/internal/store", "underlay/internal/ui", "underlay/internal/wall", "underlay/ipam", "underlay/ipam/dhcp", "underlay/ipam/dhcp6", "underlay/ipam/lan", "underlay/ipam/lease", "underlay/ipam/probe", "underlay/netlinkutil"},
-	"underlay/internal/doctor":     {"underlay/internal/mode", "underlay/internal/options", "underlay/internal/oneline", "underlay/ipam/dhcp", "underlay/ipam/dhcp6", "underlay/ipam/probe", "underlay/netlinkutil"},
+	"underlay/internal/doctor":     {"underlay/driver", "underlay/internal/mode", "underlay/internal/options", "underlay/internal/oneline", "underlay/ipam/dhcp", "underlay/ipam/dhcp6", "underlay/ipam/probe", "underlay/netlinkutil", "underlay/plugin"},
 	"underlay/cmd/underlay":        {"underlay/driver", "underlay/internal/doctor", "underlay/internal/oneline", "underlay/internal/privilege", "underlay/internal/ui", "underlay/internal/wall", "underlay/ipam", "underlay/ipam/dhcp", "underlay/ipam/dhcp6", "underlay/netlinkutil", "underlay/plugin"},
 	"underlay/internal/vmtest":     {},
 	"underlay/internal/doctor/lab": {},

@@ -5,6 +5,7 @@ package uitest
 import (
 	"flag"
 	"fmt"
+	"math/big"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -54,6 +55,7 @@ func TestPage(t *testing.T) {
 	}{
 		{"shows what the plugin has", testPlugin},
 		{"has a cell for each kind", testKinds},
+		{"tells what is outside of ranges", testRanges},
 		{"tells of changes", testChanges},
 		{"is walked by keyboard", testKeyboard},
 		{"finds", testFinding},
@@ -207,6 +209,54 @@ func testKinds(t *testing.T, c *chromium) {
 	p.click(`#legend [data-kind=squatter]`)
 	if faint := ask[[]string](p, `[...new Set([...document.querySelectorAll('.row .c')].filter(c => getComputedStyle(c).opacity === '1' && c !== document.activeElement).map(c => c.dataset.k))]`); !slices.Equal(faint, []string{"squatter"}) {
 		t.Errorf("of other machines alone, one sees %v", faint)
+	}
+}
+
+// An address outside of all ranges is not the next one, and a range that is exhausted is
+// full, whatever else is free.
+func testRanges(t *testing.T, c *chromium) {
+	l := office()
+	full := ipam.RangeUse{Range: netip.MustParsePrefix("192.168.50.128/30"), Size: big.NewInt(4), Free: new(big.Int)}
+	large := ipam.RangeUse{Range: netip.MustParsePrefix("10.20.64.0/20"), Size: big.NewInt(4096), Free: big.NewInt(4096)}
+	l.status.Pools[1].Ranges = []ipam.RangeUse{full}
+	p := c.open(t, serve(t, l), 1280, 2000)
+	p.live()
+	text := func(selector string) string {
+		return ask[string](p, `document.querySelector('`+selector+`').innerText.replace(/\s+/g, ' ')`)
+	}
+	for addr, want := range map[string]string{
+		"192.168.50.127": "192.168.50.127, outside the range", "192.168.50.128": "192.168.50.128, free", "192.168.50.132": "192.168.50.132, outside the range",
+		"192.168.50.131": "192.168.50.131, other machine", "192.168.50.230": "192.168.50.230, excluded", "192.168.50.0": "192.168.50.0, names the subnet",
+		"10.20.0.30": "10.20.0.30, free",
+	} {
+		if got := p.cell(addr); got != want {
+			t.Errorf("%s is %q, want %q", addr, got, want)
+		}
+	}
+	if got := text("#matters"); !strings.Contains(got, "Full 192.168.50.128/30 has no free address") {
+		t.Errorf("what is the matter: %s", got)
+	}
+	if got := text(`[data-subnet="192.168.50.0/24"] .totals`); !strings.Contains(got, "0 free of 4 in 192.168.50.128/30") || strings.Contains(got, "free of 254") {
+		t.Errorf("the totals are %s", got)
+	}
+	if got := ask[string](p, `getComputedStyle(document.querySelector('[aria-label="192.168.50.127, outside the range"]')).borderStyle`); got != "dotted" {
+		t.Errorf("its edge is %s", got) // no other kind's is
+	}
+	p.click(`[aria-label="192.168.50.127, outside the range"]`)
+	if got := p.details(); !strings.Contains(got, "by --ip alone") || strings.Contains(got, "next container") {
+		t.Errorf("the details are %s", got)
+	}
+	l.change(func() {
+		l.status.Pools = slices.Clone(l.status.Pools)
+		l.status.Pools[0].Ranges = []ipam.RangeUse{large}
+		l.status.Pools[1].Ranges = nil
+	})
+	p.await(`document.querySelector('.c[aria-label^="192.168.50.127,"]').dataset.k === 'free'`)
+	between := text(`[data-subnet="10.20.0.0/16"]`)
+	for _, want := range []string{"4,032 free", "outside the range", "4,096 free of 4,096 in 10.20.64.0/20"} {
+		if !strings.Contains(between, want) {
+			t.Errorf("no %q in %s", want, between)
+		}
 	}
 }
 
@@ -481,7 +531,7 @@ func testMany(t *testing.T, c *chromium) {
 
 func testDown(t *testing.T, c *chromium) {
 	l := office()
-	l.down = "nobody serves on /run/docker/plugins/underlay.sock: is the plugin enabled (docker plugin ls)?"
+	l.down = "nobody serves on /run/docker/plugins/underlay.sock: is the plugin enabled (docker plugin ls), or its service up (systemctl status underlay)?"
 	p := c.open(t, serve(t, l), 1280, 900)
 	p.await(`document.querySelector('#matters').innerText.includes('No answer ` + l.down + `')`)
 	p.await(`document.querySelector('#pools').innerText.includes('There is no answer yet')`)
@@ -492,8 +542,8 @@ func testDown(t *testing.T, c *chromium) {
 	}
 	again := `document.querySelector('#said').innerText.includes('The plugin answers again.')`
 	p.await(again)
-	l.change(func() { l.down = "the plugin has not answered within 10s; see dockerd's log" })
-	p.await(`document.querySelector('#matters').innerText.includes('not answered within 10s')`)
+	l.change(func() { l.down = "the plugin has not answered in time; see its log" })
+	p.await(`document.querySelector('#matters').innerText.includes('not answered in time')`)
 	if got := p.cell("192.168.50.10"); got != "192.168.50.10, dynamic, web" {
 		t.Errorf("what was known before is %q now", got)
 	}

@@ -89,8 +89,8 @@ func (quiet) Get(_ context.Context, path string, into any) error {
 		"/plugins":  `[{"Name":"underlay:latest","Enabled":true,"Config":{"Interface":{"Socket":"underlay.sock"}}}]`,
 	}[path]), into)
 }
-func (quiet) Find() string { return "/run/underlay.sock" }
-func (quiet) State(_ context.Context, _ string, into any) error {
+func (quiet) Find() (string, error) { return "/run/underlay.sock", nil }
+func (quiet) Ask(_ context.Context, _, _ string, into any) error {
 	return json.Unmarshal([]byte(`{"version":"v1"}`), into)
 }
 func (quiet) Process(string) (doctor.Process, error) {

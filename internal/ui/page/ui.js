@@ -13,6 +13,7 @@ const kinds = {
   conflict: ['!', 'conflict', 'A container has it, and so has another machine.'],
   resting: ['z', 'resting', 'Freed a while ago; free, and given to others last.'],
   free: ['', 'free', 'The next container may get it.'],
+  outside: ['', 'outside the range', 'Free, and in no network’s --ip-range: a container gets it by --ip alone.'],
   odd: ['', 'not running', 'A container’s that does not run, or not yet, or has lost its interface.'],
 }
 const edges = { first: 'names the subnet', last: 'the broadcast address' }
@@ -114,6 +115,7 @@ class Pool {
     this.size = 1n << BigInt(this.hostBits)
     this.points = new Map() // lines of addresses, by where they are
     this.ranges = [] // that are excluded, in their order
+    this.spans = [] // where addresses are drawn from; none: everywhere
     this.extra = new Set() // rows that somebody wants to see
     this.lines = []
     this.chunks = []
@@ -195,7 +197,30 @@ class Pool {
     if (range) return { kind: 'excluded', a: range.a, range }
     if (this.hostBits >= 2 && at === 0n) return { kind: 'edge', edge: edges.first }
     if (this.hostBits >= 2 && this.bits === 32 && at === this.size - 1n) return { kind: 'edge', edge: edges.last }
-    return { kind: 'free' }
+    return { kind: this.draws(at) ? 'free' : 'outside' }
+  }
+
+  draws(at) { return this.spans.length === 0 || this.spans.some(s => s.from <= at && at <= s.to) }
+
+  // settle takes what the plugin says of the pool's use.
+  settle(use) {
+    const names = () => this.spans.map(s => s.range).join()
+    const before = names()
+    this.use = use
+    this.spans = (use.ranges ?? []).map(r => {
+      const [first, length] = r.range.split('/'), from = this.locate(first)
+      return { ...r, from, to: from + (1n << BigInt(this.bits - length)) - 1n }
+    })
+    if (names() !== before) this.lines = [] // they have other words
+    this.head()
+    if (!this.lines.length) this.layout(columns())
+  }
+
+  // free is how many addresses may be drawn. Ranges are in each other, or apart.
+  free() {
+    if (this.spans.length === 0) return Number(this.use?.free ?? 0)
+    const outer = this.spans.filter(s => !this.spans.some(o => o !== s && o.from <= s.from && s.to <= o.to))
+    return outer.reduce((n, s) => n + Number(s.free), 0)
   }
 
   say(at) {
@@ -243,6 +268,7 @@ class Pool {
         if (r.from % width !== 0n) used.add(r.from / width)
         if ((r.to + 1n) % width !== 0n) used.add(r.to / width)
       }
+      for (const s of this.spans) used.add(s.from / width).add(s.to / width) // so that no line is in and out
       for (const at of this.extra) used.add(at / width)
       let next = 0n
       for (const r of [...used].sort((x, y) => x < y ? -1 : x > y ? 1 : 0)) {
@@ -299,7 +325,7 @@ class Pool {
   between({ from, to, excluded }) {
     let n = to - from
     if (!excluded && this.bits === 32 && to === this.size) n-- // the broadcast address
-    return count(n) + (excluded ? ' excluded' : ' free')
+    return count(n) + ' ' + (excluded ? 'excluded' : kinds[this.draws(from) ? 'free' : 'outside'][1])
   }
 
   label(row) {
@@ -441,7 +467,7 @@ class Pool {
     this.totals.replaceChildren(...[
       total(u.containers, 'container', 'containers'), total(u.gateways, 'gateway', 'gateways'), total(u.others, 'other machine', 'other machines'),
       total(u.reserved, 'reserved'), total(u.excluded, 'excluded'), total(u.resting, 'resting'),
-      make('span', {}, make('b', {}, count(u.free)), ' free of ' + count(u.size)),
+      ...(this.spans.length ? this.spans : [u]).map(s => make('span', {}, make('b', {}, count(s.free)), ' free of ' + count(s.size) + (s.range ? ' in ' + s.range : ''))),
     ].filter(Boolean))
     const part = (kind, n) => {
       if (!(n > 0)) return null
@@ -532,9 +558,7 @@ function settlePools() {
   }
   for (const [subnet, u] of uses) {
     const p = poolOf(subnet)
-    p.use = u
-    p.head()
-    if (!p.lines.length) p.layout(columns())
+    p.settle(u)
   }
   const order = [...pools.values()].map(p => p.section)
   if (order.length === 0) {
@@ -597,7 +621,8 @@ function legend() {
   }
   for (const p of pools.values()) {
     counts.excluded += Number(p.use?.excluded ?? 0)
-    counts.free += Number(p.use?.free ?? 0)
+    counts.free += p.free()
+    counts.outside += Number(p.use?.free ?? 0) - p.free()
   }
   const box = $('legend')
   if (!box.children.length) {
@@ -610,7 +635,7 @@ function legend() {
     const n = counts[b.dataset.kind]
     b.querySelector('b').textContent = count(n)
     b.toggleAttribute('data-none', n === 0)
-    b.hidden = b.dataset.kind === 'odd' && n === 0 && only !== 'odd'
+    b.hidden = ['odd', 'outside'].includes(b.dataset.kind) && n === 0 && only !== b.dataset.kind
   }
 }
 
@@ -640,7 +665,9 @@ function matters() {
   for (const l of s.drift ?? []) matter(false, 'Drift', l)
   for (const l of s.reconcile?.left ?? []) matter(true, 'Not mended', l)
   for (const u of s.pools ?? []) {
-    if (Number(u.free) === 0 && Number(u.size) > 0) matter(false, 'Full', `${u.subnet} has no free address${u.resting ? ' but those that rest' : ''}`)
+    for (const r of u.ranges ?? [{ ...u, range: u.subnet }]) {
+      if (Number(r.free) === 0 && Number(r.size) > 0) matter(false, 'Full', `${r.range} has no free address${r.resting ? ' but those that rest' : ''}`)
+    }
     if (u.blind) matter(false, 'Not asked', `the LAN of ${u.subnet}: ${u.blind}`)
   }
   for (const l of s.lans ?? []) if (l.blind) matter(false, 'Deaf', `nothing is heard on ${l.link}: ${l.blind}`)
