@@ -255,6 +255,9 @@ func (p *Plugin) load() {
 	p.parts.book.Resume(p.held)
 	p.workers.Go(p.forgetAbandoned)
 	if p.parts.host != nil {
+		// From here on most of what is taken is an answer, and garbage soon. A start
+		// with many records is faster without.
+		debug.SetGCPercent(50)
 		p.workers.Go(p.follow)
 		p.workers.Go(p.hear)
 		// What a look, a person's too, has taken is the host's again. The runtime itself
