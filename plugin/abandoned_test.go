@@ -13,7 +13,7 @@ import (
 func TestForgetAbandoned(t *testing.T) {
 	b := newBench(t)
 	b.stop()
-	b.config.Grace = 20 * time.Millisecond
+	b.config.Grace = 100 * time.Millisecond
 	b.start()
 	_, pool := b.lan(1, "192.168.50.0/24", "192.168.50.1", object{"parent": "eth0"})
 	b.lan(2, "192.168.60.0/24", "192.168.60.1", object{"parent": "eth0"})
