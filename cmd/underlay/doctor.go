@@ -49,7 +49,7 @@ Exit status: 0 all well, or warnings and notes alone; 1 an error was found;
 		},
 	}
 	cmd.Flags().StringSliceVar(&parents, "parent", nil, "the links to look at (default: that of the default route, and those of the plugin's networks)")
-	cmd.Flags().StringVar(&docker, "docker", "/var/run/docker.sock", "Docker's socket")
+	dockerFlag(cmd, &docker)
 	socketFlag(cmd, &a.socket)
 	a.formatFlag(cmd)
 	run := cmd.RunE
@@ -57,6 +57,10 @@ Exit status: 0 all well, or warnings and notes alone; 1 an error was found;
 	cmd.Args = func(cmd *cobra.Command, args []string) error { return orTwo(cobra.NoArgs(cmd, args)) }
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return orTwo(err) })
 	return cmd
+}
+
+func dockerFlag(cmd *cobra.Command, socket *string) {
+	cmd.Flags().StringVar(socket, "docker", "/var/run/docker.sock", "Docker's socket")
 }
 
 // orTwo ends with the status 2, which scripts tell from a finding.

@@ -11,36 +11,65 @@ import (
 	"github.com/spf13/cobra"
 
 	"underlay/driver"
+	"underlay/internal/doctor"
 	"underlay/plugin"
 )
 
 func status() *cobra.Command {
 	var a asking
+	var docker string
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what the plugin has, and what is the matter with it",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return show(cmd, &a, fetchStatus, drawStatus)
+			return show(cmd, &a, fetchOverview(docker), drawStatus)
 		},
 	}
 	a.flags(cmd)
+	dockerFlag(cmd, &docker)
 	return cmd
+}
+
+// overview is the plugin's status, and the version of the Docker beside it: dockerd
+// tells a plugin none.
+type overview struct {
+	plugin.Status
+	Docker string `json:"docker"`
 }
 
 func fetchStatus(ctx context.Context, client *http.Client) (s plugin.Status, err error) {
 	return s, plugin.Call(ctx, client, plugin.StatusPath, struct{}{}, &s)
 }
 
-func drawStatus(t *table, s plugin.Status) {
+func fetchOverview(docker string) func(context.Context, *http.Client) (overview, error) {
+	return func(ctx context.Context, client *http.Client) (o overview, err error) {
+		version := make(chan string, 1)
+		go func() { version <- dockerVersion(ctx, docker) }()
+		o.Status, err = fetchStatus(ctx, client)
+		o.Docker = <-version
+		return o, err
+	}
+}
+
+func dockerVersion(ctx context.Context, socket string) string {
+	var v struct{ Version string }
+	if err := doctor.Socket(socket).Get(ctx, "/version", &v); err != nil {
+		return "does not answer: " + err.Error()
+	}
+	return v.Version
+}
+
+func drawStatus(t *table, s overview) {
 	t.row("underlay", s.Version)
+	t.row("Docker", s.Docker)
 	t.row("up", fmt.Sprintf("%v, since %s", time.Since(s.Started).Round(time.Second), when(s.Started)))
 	t.row("state", fmt.Sprintf("%s, %d KiB", s.State.Path, (s.State.Bytes+1023)/1024))
 	t.row("networks", s.Networks)
 	t.row("endpoints", s.Endpoints)
 	t.say("")
 	drawParents(t, s.Parents)
-	drawPools(t, s)
+	drawPools(t, s.Status)
 	if len(s.LANs) > 0 {
 		t.row("LISTENS ON", "SINCE", "NOTE")
 		for _, l := range s.LANs {

@@ -120,7 +120,7 @@ func TestCommands(t *testing.T) {
 	})
 	t.Run("status", func(t *testing.T) {
 		var is struct {
-			Version             string
+			Version, Docker     string
 			Networks, Endpoints int
 			Parents             []struct{ Name, State string }
 			Pools               []struct {
@@ -142,7 +142,11 @@ func TestCommands(t *testing.T) {
 		if err := json.Unmarshal(text, &is); err != nil {
 			t.Fatalf("%v: %s", err, text)
 		}
-		if is.Version != version(t) || is.Networks != 3 || is.Endpoints != 4 || len(is.Reconcile.Left) > 0 {
+		var daemon struct{ Version string }
+		if err := api("GET", "/version", nil, &daemon); err != nil {
+			t.Fatal(err)
+		}
+		if is.Version != version(t) || is.Docker != daemon.Version || is.Networks != 3 || is.Endpoints != 4 || len(is.Reconcile.Left) > 0 {
 			t.Errorf("it is %s", text)
 		}
 		for _, p := range is.Parents {
