@@ -54,7 +54,7 @@ const (
 		`|^TestLeftovers$|^TestComposeFiles$|^TestRefusals$|^TestReachRefusals$|^TestRouteRefusals$` +
 		`|^TestVLAN(s|Order|Names)$|^TestDHCP(Kea|6ByMAC|DaemonKilled)$|^TestSquatters|^TestBurst$|^TestDeb$|^TestBlind$|^TestHairpinProbes$|^TestKillPlugin$|^TestCommands$|^TestMoving$` +
 		`|^TestAddresses$|^TestStaleCaches$|^TestPoolPersists$|^TestForeignVLAN$|^TestLinkOptions$`
-	notOld = `^TestDHCP(Servers|DaemonKilled)$|^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$|^TestModes$|^TestProxy$|^TestSoak$|^TestKillDaemon$|^TestDHCP(OfOneMAC|AnotherAddress)$|^TestSLAAC$|^TestDHCP6$/^(another|no|wanted)|^TestDoctor$` +
+	notOld = `^TestDHCP(Servers|DaemonKilled)$|^TestReboot|^TestUpgrade$/format|^TestHostAccessBusy$|^TestModes$|^TestProxy$|^TestSoak$|^TestKillDaemon$|^TestDHCP(OfOneMAC|AnotherAddress)$|^TestSLAAC$|^TestDHCP6$|^TestDoctor$` +
 		`|^TestHostAccess(Twice)?$|^TestDHCP$|^TestDaemonRestart$|^TestRouteTables$|^TestCapture$|^TestSubnets$|^TestDHCPByMAC$|^TestPluginDropsCapabilities$|^TestSandboxesInPlugin$` +
 		`|^TestSocketPlugin$|^TestRegistry$|^TestStaticRoutes$|^TestRouter|^TestLinkLocalRouter$|^TestDummyParent$|^TestManual$`
 )
