@@ -70,6 +70,7 @@ func TestPageOfGone(t *testing.T) {
 		b.run(one)
 		b.run(two)
 		first, last := min(one.ID, two.ID), max(one.ID, two.ID)
+		synctest.Wait()
 		b.Driver.kernel = &hooked{Kernel: b.kernel, listing: func() {
 			b.mu.Lock()
 			delete(b.endpoints, first)
