@@ -112,7 +112,7 @@ func wait(limit time.Duration, what string, f func() error) error {
 // unixClient speaks HTTP over a unix socket.
 func unixClient(socket string) *http.Client {
 	return &http.Client{
-		Timeout: time.Minute,
+		Timeout: 2 * time.Minute,
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
