@@ -79,7 +79,7 @@ func (r *release) deb(to, arch, binary string, licences []byte) (err error) {
 		return err
 	}
 	add(doc+"/copyright", copyright, 0o644)
-	pages, err = documents(r.tree)
+	pages, err := documents(r.tree)
 	if err != nil {
 		return err
 	}
