@@ -547,7 +547,7 @@ func testDown(t *testing.T, c *chromium) {
 	if got := p.cell("192.168.50.10"); got != "192.168.50.10, dynamic, web" {
 		t.Errorf("what was known before is %q now", got)
 	}
-	p.await(`document.querySelector('#said').innerText.startsWith('No answer: the plugin has not answered within 10s')`)
+	p.await(`document.querySelector('#said').innerText.startsWith('No answer: the plugin has not answered in time')`)
 	l.change(func() { l.down = "" })
 	p.await(again)
 }
