@@ -65,8 +65,7 @@ func (c *caller) allocate(pool string) (address string, took time.Duration) {
 	start := time.Now()
 	answer := c.call("IpamDriver.RequestAddress", request)
 	took = time.Since(start)
-	_, rest, _ := strings.Cut(string(answer), `"Address":"`)
-	address, _, _ = strings.Cut(rest, "/")
+	address, _, _ = strings.Cut(field(string(answer), "Address"), "/")
 	return address, took
 }
 

@@ -86,7 +86,7 @@ func benchCalls(bm *testing.B, b *bench, parent string) {
 		call("NetworkDriver.DeleteEndpoint", ids)
 		bare, _, _ := strings.Cut(address, "/")
 		call("IpamDriver.ReleaseAddress", `{"PoolID":"`+pool+`","Address":"`+bare+`"}`)
-		c.call("IpamDriver.ReleaseAddress", `{"PoolID":"`+pool+`","Address":"10.200.0.1"}`)
+		c.release(pool, "10.200.0.1")
 		call("IpamDriver.ReleasePool", `{"PoolID":"`+pool+`"}`)
 		call("NetworkDriver.DeleteNetwork", fmt.Sprintf(`{"NetworkID":%q}`, network))
 	}

@@ -294,7 +294,6 @@ func (c *caller) call(name, body string) []byte {
 func BenchmarkAllocateAndRelease(bm *testing.B) {
 	b := newBench(bm)
 	_, pool := b.lan(1, "10.0.0.0/8", "10.0.0.1", object{"parent": "eth0"})
-	request := `{"PoolID":"` + pool + `","Address":"","Options":null}`
 	work := make(chan struct{}, 64)
 	var wg sync.WaitGroup
 	for range 64 {
@@ -302,10 +301,8 @@ func BenchmarkAllocateAndRelease(bm *testing.B) {
 		defer c.conn.Close()
 		wg.Go(func() {
 			for range work {
-				answer := c.call("IpamDriver.RequestAddress", request)
-				_, rest, _ := strings.Cut(string(answer), `"Address":"`)
-				address, _, _ := strings.Cut(rest, "/")
-				c.call("IpamDriver.ReleaseAddress", `{"PoolID":"`+pool+`","Address":"`+address+`"}`)
+				address, _ := c.allocate(pool)
+				c.release(pool, address)
 			}
 		})
 	}

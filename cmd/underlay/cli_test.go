@@ -240,19 +240,24 @@ func golden(t *testing.T, name, text string) {
 	for _, s := range same {
 		text = s.what.ReplaceAllString(text, s.as)
 	}
-	path := filepath.Join("testdata", name)
+	if d := cmp.Diff(kept(t, filepath.Join("testdata", name), text), text); d != "" {
+		t.Errorf("%s (-want +got):\n%s", name, d)
+	}
+}
+
+// kept is what a file has; with -update that is text from now on.
+func kept(t *testing.T, path, text string) string {
+	t.Helper()
 	if *update {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want, err := os.ReadFile(path)
+	is, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(string(want), text); d != "" {
-		t.Errorf("%s (-want +got):\n%s", name, d)
-	}
+	return string(is)
 }
 
 // Each verb, on the same host, prints what it did before.

@@ -200,23 +200,14 @@ func manPage(root *cobra.Command) string {
 
 // The manual page is that of the program, and has all of it.
 func TestManualPage(t *testing.T) {
-	const file = "../../docs/underlay.8"
 	root := command()
 	page := manPage(root)
-	if *update {
-		if err := os.WriteFile(file, []byte(page), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(text) != page {
+	text := kept(t, "../../docs/underlay.8", page)
+	if text != page {
 		t.Errorf("docs/underlay.8 is not the program's; go test ./cmd/underlay -update writes it")
 	}
 	for _, c := range variants(root) {
-		_, section, _ := strings.Cut(string(text), "\n.SS underlay "+c.Name())
+		_, section, _ := strings.Cut(text, "\n.SS underlay "+c.Name())
 		section, _, _ = strings.Cut(section, "\n.S")
 		if section == "" {
 			t.Errorf("docs/underlay.8 has no section on %s", c.CommandPath())
@@ -233,7 +224,7 @@ func TestManualPage(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, m := range regexp.MustCompile(`os\.Getenv\("(\w+)"\)`).FindAllStringSubmatch(string(source), -1) {
-			if !strings.Contains(string(text), ".TP\n.B "+m[1]+"\n") {
+			if !strings.Contains(text, ".TP\n.B "+m[1]+"\n") {
 				t.Errorf("docs/underlay.8 does not have %s of the environment", m[1])
 			}
 		}
