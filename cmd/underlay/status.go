@@ -46,8 +46,9 @@ func fetchOverview(docker string) func(context.Context, *http.Client) (overview,
 	return func(ctx context.Context, client *http.Client) (o overview, err error) {
 		version := make(chan string, 1)
 		go func() { version <- dockerVersion(ctx, docker) }()
-		o.Status, err = fetchStatus(ctx, client)
-		o.Docker = <-version
+		if o.Status, err = fetchStatus(ctx, client); err == nil {
+			o.Docker = <-version
+		}
 		return o, err
 	}
 }
