@@ -16,6 +16,7 @@ import (
 	"github.com/tidwall/btree"
 
 	"underlay/internal/store"
+	"underlay/internal/wall"
 )
 
 // What a refusal is about; the text around it names the case and the remedy.
@@ -79,6 +80,7 @@ type IPAM struct {
 	rewatching atomic.Bool // a telling is due
 	hosting    sync.Mutex  // held while the host is asked for its addresses
 	now        func() time.Time
+	nap        func() time.Duration // to the next look at all that is looked at each minute
 	grace      time.Duration
 
 	mu        sync.Mutex
@@ -112,6 +114,7 @@ func New(st *store.Store, users Users, cfg Config) (*IPAM, error) {
 		defaults: cfg.DefaultPools,
 		log:      cfg.Log,
 		now:      cfg.Now,
+		nap:      wall.Nap,
 		grace:    cmp.Or(cfg.Grace, grace),
 		pools:    btree.NewBTreeGOptions(func(a, b *pool) bool { return a.subnet.Addr().Less(b.subnet.Addr()) }, btree.Options{NoLocks: true}),
 		networks: map[string]NetworkPools{},

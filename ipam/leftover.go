@@ -6,8 +6,6 @@ import (
 	"net/netip"
 	"slices"
 	"time"
-
-	"underlay/internal/wall"
 )
 
 // A leftover is what stays held although nobody needs it: reserved addresses
@@ -96,7 +94,7 @@ func (i *IPAM) clearPool(b *batch, p *pool, again *waits) {
 			delete(p.special, addr)
 		case used:
 			if h.released { // whoever uses it may do so for long: with the minute's other looks
-				again.add(min(i.grace, wall.Nap()-little))
+				again.add(min(i.grace, i.nap()-little))
 			}
 		case h.kind == KindEndpoint && i.users == nil:
 		default:

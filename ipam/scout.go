@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"underlay/internal/options"
-	"underlay/internal/wall"
 )
 
 // The stock is what makes a probed allocation fast: a few addresses of each
@@ -352,7 +351,7 @@ func (i *IPAM) rescout(p *pool, t *terms) {
 
 func (i *IPAM) lookAroundLater() {
 	i.looking = true
-	i.looker = time.AfterFunc(wall.Nap(), i.lookAround)
+	i.looker = time.AfterFunc(i.nap(), i.lookAround)
 }
 
 // guardLAN begins to guard the pools of a network that has come to be known.
