@@ -127,8 +127,9 @@ func (d *dockerd) answer(path string, answer *http.Response, res any) error {
 
 type object = map[string]any
 
-// boot is dockerd's first use of the plugin.
+// boot is dockerd's first use of the plugin, which has had the time to start.
 func (d *dockerd) boot() error {
+	d.listening()
 	for _, path := range []string{"Plugin.Activate", "NetworkDriver.GetCapabilities", "IpamDriver.GetCapabilities"} {
 		if err := d.call(path, nil, nil); err != nil {
 			return err

@@ -254,6 +254,18 @@ func (m *machine) run() error {
 	return nil
 }
 
+// listening waits until the plugin listens, as systemd has dockerd do. Of a life that
+// ends before, the next one may.
+func (m *machine) listening() {
+	for end := time.Now().Add(20 * time.Second); !m.isAway() && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		c, err := net.Dial("unix", filepath.Join(m.dir, socketName))
+		if err == nil {
+			c.Close()
+			return
+		}
+	}
+}
+
 // stop ends the plugin for a while.
 func (m *machine) stop(sig syscall.Signal) {
 	m.mu.Lock()
