@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"text/tabwriter"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -382,6 +383,18 @@ func TestLeases(t *testing.T) {
 	h.golden("leased.json", "leases", "-o", "json")
 	h.golden("leased-status.txt", "status")
 	h.golden("leased-addresses.txt", "addresses", "192.168.50.40/30")
+}
+
+// A thousand drifted leases do not push all else off the screen.
+func TestStatusOfMany(t *testing.T) {
+	var out strings.Builder
+	tab := &table{Writer: tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)}
+	drawLines(tab, "drift", slices.Repeat([]string{"a line"}, maxLines+3))
+	tab.Flush()
+	want := "drift:\n" + strings.Repeat("  a line\n", maxLines) + "  and 3 more, which -o json has\n"
+	if d := cmp.Diff(want, out.String()); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
 }
 
 func TestImportRefuses(t *testing.T) {

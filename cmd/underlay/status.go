@@ -142,13 +142,19 @@ func drawPools(t *table, s plugin.Status) {
 	t.say("")
 }
 
+// maxLines is how many lines of a kind a person is shown.
+const maxLines = 20
+
 func drawLines(t *table, what string, lines []string) {
 	if len(lines) == 0 {
 		t.say("%s: nothing", what)
 		return
 	}
 	t.say("%s:", what)
-	for _, l := range lines {
+	for _, l := range lines[:min(len(lines), maxLines)] {
 		t.say("  %s", l)
+	}
+	if more := len(lines) - maxLines; more > 0 {
+		t.say("  and %d more, which -o json has", more)
 	}
 }

@@ -74,6 +74,9 @@ func TestHostAccess(t *testing.T) {
 			"-o", "parent=eth0.20", "-o", "ipvlan_mode=l2"}, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
+			if row.name != "macvlan" {
+				needs(t, "VLAN and ipvlan")
+			}
 			b := begin(t)
 			b.network(append(row.args, "-o", "host_access=true", "net")...)
 			if n := shimCount(t); n != 0 {
@@ -150,6 +153,7 @@ func TestHostAccessTwice(t *testing.T) {
 // networks, the plugin and router advertisements come and go; and what a NIC or
 // an address takes with it when it goes comes back with it.
 func TestHostAccessBusy(t *testing.T) {
+	needs(t, "VLAN")
 	b := begin(t)
 	lasts := time.Minute
 	if testing.Short() {
@@ -365,6 +369,7 @@ func newcomerAfter(t *testing.T) {
 // What this issue's options refuse, in one line that says why, with nothing
 // changed.
 func TestReachRefusals(t *testing.T) {
+	needs(t, "VLAN")
 	b := begin(t)
 	do(t, "", `
 ip link add eth0.40 link eth0 type vlan id 41

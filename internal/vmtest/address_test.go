@@ -131,6 +131,7 @@ func TestPools(t *testing.T) {
 
 // A container on two networks, and one network of several subnets.
 func TestSubnets(t *testing.T) {
+	needs(t, "VLAN")
 	b := begin(t)
 	b.network("--subnet", "192.168.50.0/24", "--gateway", router4, "--subnet", "192.168.51.0/24", "--gateway", "192.168.51.1",
 		"--ipv6", "--subnet", "fd00:50::/64", "--gateway", router6, "-o", "parent=eth0", "wide")
@@ -169,7 +170,7 @@ func TestDefaultPool(t *testing.T) {
 		// Up to 26.1 dockerd refuses what overlaps a route and asks again,
 		// for ever; the plugin must end that.
 		b := begin(t)
-		do(t, "", "ip link add tunnel type dummy && ip link set tunnel up && ip route add 10.210.0.0/16 dev tunnel")
+		do(t, "", "ip link add tunnel type bridge && ip link set tunnel up && ip route add 10.210.0.0/16 dev tunnel")
 		defer do(t, "", "ip link del tunnel")
 		_, err := b.tryNetwork("-o", "parent=eth1", "--ipam-opt", "pool=private", "auto")
 		if release >= 27 {

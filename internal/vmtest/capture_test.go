@@ -188,6 +188,7 @@ func told(t *testing.T, frames []frame, what, nic, mac string, addrs ...string) 
 
 // What a machine of the LAN hears when containers start.
 func TestCapture(t *testing.T) {
+	needs(t, "ipvlan")
 	b := begin(t)
 	from := netip.MustParseAddr(host4)
 	// The first announcement of each address is answered by a question, once:
@@ -250,6 +251,7 @@ func TestCapture(t *testing.T) {
 // An address that moves to another MAC is reached at once by those who knew the
 // old one, without their asking.
 func TestStaleCaches(t *testing.T) {
+	needs(t, "ipvlan")
 	b := begin(t)
 	// host1 believes for an hour what it knows, and goes on doing so unasked.
 	patience := func(reachable, delay string) {

@@ -186,6 +186,9 @@ func TestComposeFiles(t *testing.T) {
 		}
 		delete(checks, doc.Heading)
 		t.Run(strings.ReplaceAll(doc.Heading, " ", "-"), func(t *testing.T) {
+			if strings.Contains(yaml, "internal: true") || strings.Contains(yaml, "VLAN") {
+				needs(t, "dummy and VLAN")
+			}
 			b := begin(t)
 			check(t, b.stack(yaml), doc)
 		})

@@ -184,6 +184,7 @@ func TestDHCP6(t *testing.T) {
 // The leases are the driver's, with a MAC that the servers know; on a NIC without
 // addresses, router advertisements tell the rest.
 func TestDHCP6ByMAC(t *testing.T) {
+	needs(t, "ipvlan")
 	b := begin(t)
 	const mac = "02:00:5e:00:50:44"
 	s := dnsmasq(t, "router", "--dhcp-range=192.168.50.100,192.168.50.119,255.255.255.0,120", "--dhcp-option=option:router,"+router4,
@@ -229,6 +230,7 @@ func TestDHCP6ByMAC(t *testing.T) {
 // route of them; one that forwards, or has no IPv6 by Docker, by Docker 28's endpoint
 // settings.
 func TestSLAAC(t *testing.T) {
+	needs(t, "ipvlan")
 	b := begin(t)
 	do(t, "router", "ip addr add fd00:50:b::1/64 dev eth0 nodad")
 	t.Cleanup(func() { do(t, "router", "ip addr del fd00:50:b::1/64 dev eth0") })

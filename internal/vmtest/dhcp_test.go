@@ -298,6 +298,7 @@ func TestDHCPByMAC(t *testing.T) {
 
 // Ten containers have one MAC, and are ten machines to the server all the same.
 func TestDHCPOfOneMAC(t *testing.T) {
+	needs(t, "ipvlan")
 	b := begin(t)
 	s := dnsmasq(t, "router", "--dhcp-range=192.168.50.100,192.168.50.119,255.255.255.0,120", "--dhcp-option=option:router,"+router4,
 		"--dhcp-option=option:T1,6", "--dhcp-option=option:T2,60")

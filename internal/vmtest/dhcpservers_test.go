@@ -29,6 +29,11 @@ type segment struct {
 func newSegment(t *testing.T, id int) *segment {
 	t.Helper()
 	g := &segment{test: &test{T: t}, id: id, nic: fmt.Sprintf("eth0.%d", id)}
+	if *here { // a switch of its own
+		g.nic = fmt.Sprintf("seg%d", id)
+		do(t, "", g.wired("ip -n switch link add br%[2]d up type bridge", "0", "sysctl -qw net.ipv6.conf.%[1]s.accept_dad=0"))
+		t.Cleanup(func() { do(t, "", fmt.Sprintf("ip link del %s; ip -n switch link del br%d", g.nic, id)) })
+	}
 	g.at = g.machine("seg"+strconv.Itoa(id), 1)
 	t.Cleanup(g.tidy) // before its machines go
 	return g
@@ -38,8 +43,22 @@ func newSegment(t *testing.T, id int) *segment {
 func (g *segment) machine(name string, last int) place {
 	g.Helper()
 	p := g.neighbour(name)
+	if *here {
+		do(g.T, p, g.wired("", strconv.Itoa(last), fmt.Sprintf("ip addr add %s/24 dev %s", g.ip(last), g.nic)))
+		return p
+	}
 	do(g.T, p, fmt.Sprintf("ip link add link eth0 name %s type vlan id %d; ip addr add %s/24 dev %[1]s; ip link set %[1]s up", g.nic, g.id, g.ip(last)))
 	return p
+}
+
+// wired gives a machine a NIC in the segment's own switch, at a port of a number, and
+// does something before and after.
+func (g *segment) wired(before, port, after string) string {
+	return fmt.Sprintf(before+`
+ip link add %[1]s type veth peer name p%[2]d-`+port+` netns switch
+ip -n switch link set p%[2]d-`+port+` master br%[2]d up
+`+after+`
+ip link set %[1]s up`, g.nic, g.id)
 }
 
 func (g *segment) ip(last int) string { return fmt.Sprintf("192.168.%d.%d", g.id, last) }
@@ -444,7 +463,7 @@ func testBlackHole(t *testing.T, wait func()) {
 	s := g.dnsmasq(g.at, "--dhcp-range="+g.span(100, 119, ",")+",255.255.255.0,120", "--dhcp-ignore=tag:!known")
 	g.network(g.byIPAM("--ipam-opt", "lease_timeout=20s", "hole")...)
 	g.network(g.byIPAM("--ipam-opt", "lease_timeout=60s", "abyss")...)
-	g.network("--subnet", "10.68.0.0/24", "island")
+	g.network("--subnet", "10.68.0.0/24", "-o", "parent=eth1", "--ipam-opt", "conflict=off", "island")
 	var mu sync.Mutex
 	var order []string
 	note := func(name string, f func() error) func() {
@@ -500,6 +519,9 @@ func testMany(t *testing.T, up func()) {
 	g := newSegment(t, 70)
 	s := g.kea(g.at, 20, 249, [3]int{30, 50, 60})
 	host := g.neighbour("host70")
+	if *here {
+		do(t, host, g.wired("", "host", ""))
+	}
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "underlay.sock")
 	client := unixClient(socket)

@@ -38,6 +38,7 @@ func examined(program string, args ...string) (found []string, status int, err e
 // found, by one finding, and nothing else is. What has nothing to do with each other
 // is made together.
 func TestDoctor(t *testing.T) {
+	needs(t, "VLAN")
 	b := beginBare(t)
 	healthy := []string{}
 	if release < 28 {

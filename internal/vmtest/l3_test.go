@@ -11,6 +11,7 @@ import (
 // An l3 container within the LAN's own subnet: the LAN finds it if the host
 // answers for it, and else does not.
 func TestProxy(t *testing.T) {
+	needs(t, "ipvlan")
 	for _, mode := range []string{"l3", "l3s"} {
 		t.Run(mode, func(t *testing.T) {
 			b := begin(t)

@@ -89,10 +89,11 @@ ip link set eth# up`, "#", number)
 }
 
 func buildLAN() error {
-	steps := []struct {
+	type line struct {
 		in     place
 		script string
-	}{
+	}
+	steps := []line{
 		{"", `
 for ns in switch router host1; do ip netns add $ns; ip -n $ns link set lo up; done
 sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
@@ -111,19 +112,13 @@ for p in nic0 nic1 nic2 router host1; do ip link set $p master br0 up; done`},
 		{"router", `
 sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.eth0.accept_dad=0
 sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0
-ip link add wan type dummy
-ip addr add 203.0.113.1/32 dev wan
-ip addr add 2001:db8:ffff::1/128 dev wan nodad
-ip link set wan up
+ip addr add 203.0.113.1/32 dev lo
+ip addr add 2001:db8:ffff::1/128 dev lo nodad
 ip addr add 192.168.50.1/24 dev eth0
 ip addr add 192.168.51.1/24 dev eth0
 ip addr add fd00:50::1/64 dev eth0 nodad
 ip addr add fd00:51::1/64 dev eth0 nodad
 ip link set eth0 up
-ip link add link eth0 name eth0.10 type vlan id 10
-ip addr add 192.168.10.1/24 dev eth0.10
-ip addr add fd00:10::1/64 dev eth0.10 nodad
-ip link set eth0.10 up
 ip route add 192.168.60.0/24 via 192.168.50.2
 ip route add fd00:60::/64 via fd00:50::2`},
 		{"host1", `
@@ -142,6 +137,15 @@ ip addr add 192.168.50.2/24 dev eth0
 ip addr add fd00:50::2/64 dev eth0 nodad
 ip route add default via 192.168.50.1
 ip route add default via fd00:50::1`},
+	}
+	if *here {
+		steps = append(steps, line{"", "ip link add " + baseParent + " up type veth peer name basis; ip link set basis up"})
+	} else {
+		steps = append(steps, line{"router", `
+ip link add link eth0 name eth0.10 type vlan id 10
+ip addr add 192.168.10.1/24 dev eth0.10
+ip addr add fd00:10::1/64 dev eth0.10 nodad
+ip link set eth0.10 up`})
 	}
 	for _, s := range steps {
 		if _, err := sh(s.in, s.script); err != nil {

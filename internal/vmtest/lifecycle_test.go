@@ -121,6 +121,7 @@ networks:
 
 // docker compose up and down.
 func TestCompose(t *testing.T) {
+	needs(t, "dummy")
 	b := begin(t)
 	dir := t.TempDir()
 	text := strings.ReplaceAll(composeFile, "PLUGIN", plugin)

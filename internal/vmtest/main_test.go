@@ -16,6 +16,18 @@ import (
 // dockerd is the daemon of the whole run.
 var dockerd daemon
 
+// here is whether this is no VM (see scripts/vm): of kinds of links there may be
+// none but veth, bridge and macvlan.
+var here = flag.Bool("here", false, "this is no VM, but namespaces on a kernel that may lack dummy, VLAN and ipvlan links")
+
+// needs has a test skipped that needs links of a kind that this kernel may lack.
+func needs(t *testing.T, kind string) {
+	t.Helper()
+	if *here {
+		t.Skipf("run here, and not every kernel has %s links; another kernel lacks none", kind)
+	}
+}
+
 // release is Docker's version: major.minor.
 var release float64
 
@@ -99,13 +111,19 @@ func readVersion() error {
 // base1 and base2 run all the time on an isolated network. Most tests connect
 // them to the network under test: that is ten times as quick as a new
 // container.
-const baseNetwork = "base"
+const (
+	baseNetwork = "base"
+	baseParent  = "base0" // where the kernel has no dummy links
+)
 
 var baseRuns bool
 
 func startBase() error {
-	if _, err := tryDocker("network", "create", "-d", plugin, "--ipam-driver", plugin,
-		"--internal", "--subnet", "10.99.0.0/24", baseNetwork); err != nil {
+	args := []string{"network", "create", "-d", plugin, "--ipam-driver", plugin, "--internal", "--subnet", "10.99.0.0/24"}
+	if *here {
+		args = append(args, "-o", "parent="+baseParent, "--ipam-opt", "conflict=off")
+	}
+	if _, err := tryDocker(append(args, baseNetwork)...); err != nil {
 		return err
 	}
 	errs := make(chan error)

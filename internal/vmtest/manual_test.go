@@ -60,6 +60,7 @@ func TestManual(t *testing.T) {
 	do(t, "", "mkdir "+home+"/build && ln -s "+program+" "+home+"/build/underlay")
 
 	t.Run("quickstart", func(t *testing.T) {
+		needs(t, "dummy and VLAN") // doctor says so
 		b := beginBare(t)
 		server := dnsmasq(t, "router", "--dhcp-range=192.168.50.100,192.168.50.119,255.255.255.0,120")
 		examine := b.script(home, "doctor.md", "underlay doctor")
@@ -126,6 +127,7 @@ func TestManual(t *testing.T) {
 	})
 
 	t.Run("networks", func(t *testing.T) {
+		needs(t, "dummy and VLAN")
 		b := beginBare(t)
 		b.typed(home, "options.md", "parent")
 		if out := say(t, nil, "networks"); !strings.Contains(out, "192.168.50.0/24") || !strings.Contains(out, " "+router4+" ") {

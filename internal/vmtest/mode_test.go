@@ -12,6 +12,7 @@ import (
 // The main job: containers on the LAN, made by docker run. Three at the same
 // time, each on a NIC of its own.
 func TestRun(t *testing.T) {
+	needs(t, "ipvlan")
 	b := begin(t)
 	b.network(lanArgs("lan")...)
 	b.network("--subnet", "192.168.51.0/24", "--gateway", "192.168.51.1", "--ipv6", "--subnet", "fd00:51::/64", "--gateway", "fd00:51::1",
@@ -48,6 +49,9 @@ func TestRun(t *testing.T) {
 func TestModes(t *testing.T) {
 	for _, m := range mode.All() {
 		t.Run(strings.ReplaceAll(string(m.Kind)+" "+m.Name+" "+m.Flag, " ", "-"), func(t *testing.T) {
+			if m.Kind == mode.IPvlan {
+				needs(t, "ipvlan")
+			}
 			b := begin(t)
 			opts := []string{"-o", "macvlan_mode=" + m.Name, "net"}
 			if m.Kind == mode.IPvlan {
@@ -116,6 +120,7 @@ func passthru(b *test) {
 // The three families of modes by docker run, where up to Docker 27 the
 // container's namespace is not there yet when dockerd asks for its link.
 func TestRunEveryKind(t *testing.T) {
+	needs(t, "ipvlan")
 	b := begin(t)
 	b.network("--subnet", "192.168.60.0/24", "--ipv6", "--subnet", "fd00:60::/64", "-o", "parent=eth0", "-o", "ipvlan_mode=l3s", "routed")
 	b.network("--subnet", "192.168.50.0/24", "--gateway", router4, "-o", "parent=eth1", "-o", "macvlan_mode=passthru", "alone")

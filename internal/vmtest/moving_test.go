@@ -26,6 +26,9 @@ func TestMoving(t *testing.T) {
 		}
 		delete(pages, doc.Heading)
 		t.Run(doc.Heading, func(t *testing.T) {
+			if doc.Heading == "ipvlan" {
+				needs(t, "ipvlan")
+			}
 			b := begin(t)
 			b.containers = append(b.containers, is.name)
 			b.networks = append(b.networks, is.network)

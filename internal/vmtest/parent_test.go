@@ -10,6 +10,7 @@ import (
 // A VLAN parent is made when it is absent, shared, and deleted with the last
 // network that names it.
 func TestVLAN(t *testing.T) {
+	needs(t, "VLAN")
 	b := begin(t)
 	b.network("--subnet", "192.168.10.0/24", "--gateway", "192.168.10.1", "--ipv6", "--subnet", "fd00:10::/64", "--gateway", "fd00:10::1",
 		"-o", "parent=eth0.10", "first")
@@ -35,6 +36,7 @@ func TestVLAN(t *testing.T) {
 
 // A VLAN link that was there before is used and left alone.
 func TestForeignVLAN(t *testing.T) {
+	needs(t, "VLAN")
 	b := begin(t)
 	do(t, "", "ip link add link eth0 name eth0.10 type vlan id 10 && ip link set eth0.10 up")
 	defer do(t, "", "ip link del eth0.10")
@@ -50,6 +52,7 @@ func TestForeignVLAN(t *testing.T) {
 
 // No parent: an isolated dummy, and no way out.
 func TestDummyParent(t *testing.T) {
+	needs(t, "dummy")
 	b := begin(t)
 	before := links(t, "")
 	b.network("--subnet", "10.77.0.0/24", "--ipv6", "--subnet", "fd00:77::/64", "island")
@@ -76,6 +79,7 @@ func TestDummyParent(t *testing.T) {
 
 // An internal network has no gateway, and docker_gwbridge does not appear.
 func TestInternal(t *testing.T) {
+	needs(t, "ipvlan")
 	b := begin(t)
 	b.network("--internal", "--subnet", "192.168.50.0/24", "--ip-range", "192.168.50.64/26", "-o", "parent=eth0", "inner")
 	var c container

@@ -15,6 +15,7 @@ import (
 
 // docker plugin disable and enable under running containers.
 func TestDisableEnable(t *testing.T) {
+	needs(t, "VLAN")
 	b := begin(t)
 	b.network(lanArgs("lan")...)
 	b.network("--subnet", "192.168.10.0/24", "--gateway", "192.168.10.1", "-o", "parent=eth0.10", "tagged")
@@ -50,6 +51,7 @@ func TestDisableEnable(t *testing.T) {
 // when the IPv6 one is refused (libnetwork, createEndpoint: the way back is
 // laid after both families).
 func TestLeftovers(t *testing.T) {
+	needs(t, "VLAN")
 	b := begin(t)
 	b.network(lanArgs("lan")...)
 	// One family: dockerd waits 15 s for each call to an absent plugin.
@@ -83,6 +85,7 @@ func TestLeftovers(t *testing.T) {
 // After a reboot of the host the links that the plugin had made are gone, and
 // dockerd makes no network anew: the plugin makes them again.
 func TestParentsAfterReboot(t *testing.T) {
+	needs(t, "VLAN")
 	b := begin(t)
 	base := slices.Collect(maps.Keys(links(t, "")))
 	b.network("--subnet", "192.168.10.0/24", "--gateway", "192.168.10.1", "-o", "parent=eth0.10", "tagged")
@@ -122,6 +125,7 @@ func TestPluginKilled(t *testing.T) {
 	b := begin(t)
 	b.network(lanArgs("lan")...)
 	c := b.connect("lan", "base1")
+	reconcile(t) // what is in the container is known
 	was := strings.Join(state(t), "\n")
 	pid := strings.TrimSpace(do(t, "", "pidof underlay"))
 	do(t, "", "kill -KILL "+pid)
@@ -143,6 +147,7 @@ func TestPluginKilled(t *testing.T) {
 
 // Push to a registry on loopback, install from it under another name, set.
 func TestRegistry(t *testing.T) {
+	needs(t, "dummy")
 	b := begin(t)
 	dir := registry(t)
 

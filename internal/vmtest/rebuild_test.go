@@ -164,6 +164,7 @@ const soon = 8 * time.Second
 
 // What may happen to a NIC under twenty running containers.
 func TestParents(t *testing.T) {
+	needs(t, "VLAN")
 	withoutBase(t)
 	b := beginBare(t)
 	c := newCrowd(b)

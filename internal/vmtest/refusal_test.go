@@ -44,6 +44,7 @@ func unchanged(t *testing.T, what, before string) {
 // Refusals of docker network create name the cause and the remedy, and change
 // nothing.
 func TestRefusals(t *testing.T) {
+	needs(t, "VLAN")
 	b := begin(t)
 	do(t, "", `
 ip link add br9 type bridge

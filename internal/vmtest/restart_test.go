@@ -111,6 +111,7 @@ func running(t *testing.T, name string) container {
 
 // The daemon's ends: SIGTERM, then SIGKILL, without and with live-restore.
 func TestDaemonRestart(t *testing.T) {
+	needs(t, "VLAN")
 	withoutBase(t)
 	for _, live := range []bool{false, true} {
 		name, args := "plain", []string(nil)

@@ -17,6 +17,7 @@ var restarts = flag.Int("restarts", 0, "how often TestRestarts starts each conta
 // once and is started again, as often as it takes for what the last one left to
 // be in the way of the next. Each looks for itself whether it has what it must.
 func TestRestarts(t *testing.T) {
+	needs(t, "ipvlan")
 	times := *restarts
 	if times == 0 {
 		if times = 3; release >= 26 && release < 27 && !testing.Short() {

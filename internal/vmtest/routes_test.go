@@ -157,6 +157,7 @@ func (n routed) families() (four, six string) {
 // A container's routes on one network and on two, joined in either order while
 // it runs and before it starts.
 func TestRouteTables(t *testing.T) {
+	needs(t, "ipvlan")
 	b := begin(t)
 	byName := map[string]routed{}
 	for _, n := range routedNetworks {

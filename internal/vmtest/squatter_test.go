@@ -156,6 +156,7 @@ func TestSquatters(t *testing.T) {
 // Machines are found on a NIC where the host has no address and no IPv6, and on
 // a VLAN; slow ones, and one that comes later.
 func TestSquattersElsewhere(t *testing.T) {
+	needs(t, "VLAN")
 	b := begin(t)
 	crowd := b.neighbour("crowd")
 	do(t, crowd, "ip link add link eth0 name eth0.10 type vlan id 10 && ip link set eth0.10 up")

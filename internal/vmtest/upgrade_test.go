@@ -87,6 +87,7 @@ func installFrom(t *testing.T, dir string) {
 // had an address and a MAC has them. A way back to a plugin that does not know
 // the state's form is refused, and harms nothing.
 func TestUpgrade(t *testing.T) {
+	needs(t, "VLAN and ipvlan")
 	withoutBase(t)
 	b := beginBare(t)
 	dir := registry(t)
@@ -211,6 +212,7 @@ func TestUpgrade(t *testing.T) {
 // nobody gets what is taken; networks it never repeats, and calls on them say
 // what mends that.
 func TestReinstalled(t *testing.T) {
+	needs(t, "VLAN")
 	withoutBase(t)
 	restart(t, syscall.SIGTERM, "--live-restore")
 	t.Cleanup(func() { restart(t, syscall.SIGTERM) })

@@ -57,6 +57,7 @@ func wantVLANs(t *testing.T, what string, want ...string) {
 // Two VLANs and a VLAN in a service VLAN, all on one NIC and all with the same
 // subnet: nothing but the tags keeps them apart.
 func TestVLANs(t *testing.T) {
+	needs(t, "VLAN")
 	b := begin(t)
 	lan := []place{b.tagged("twenty", "eth0.20", "11"), b.tagged("twentyone", "eth0.21", "12"), b.tagged("inner", "eth0.30.31", "13")}
 	args := func(more ...string) []string {
@@ -122,6 +123,7 @@ func TestVLANs(t *testing.T) {
 // Three networks that share links, made and removed in every order: what one
 // of them needs is there, and no more.
 func TestVLANOrder(t *testing.T) {
+	needs(t, "VLAN")
 	b := begin(t)
 	nets := []struct {
 		name    string
@@ -179,6 +181,7 @@ func TestVLANOrder(t *testing.T) {
 
 // VLAN links with names of all kinds, and MTUs.
 func TestVLANNames(t *testing.T) {
+	needs(t, "VLAN")
 	b := begin(t)
 	const long = "storagenetwork1" // as long as a name may be
 	do(t, "", `
