@@ -6,6 +6,7 @@ MAKEFLAGS += --no-print-directory
 
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 SUITES   ?= trixie sid
+HERE     ?= sid,trixie,bookworm,docker29,soak
 FUZZTIME ?= 1m
 ARCHS    ?= amd64,arm64
 DIST     ?= dist
@@ -13,7 +14,7 @@ DIST     ?= dist
 # step WORDS,COMMAND: runs COMMAND, says WORDS and how many seconds it took.
 step = @start=$$SECONDS; $(2) && printf '%-52s %3d s\n' '$(1)' $$((SECONDS - start))
 
-.PHONY: help build rootfs plugin push release test test-unit test-release test-browser test-netns test-vm pictures fuzz demo bench lint clean
+.PHONY: help build rootfs plugin push release test test-unit test-release test-browser test-netns test-here test-vm pictures fuzz demo bench lint clean
 
 help: ## these lines
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -37,7 +38,7 @@ release: ## dist/: binaries, plugins, Debian packages, for ARCHS="amd64,arm64"
 	$(call step,$(DIST) $(VERSION),go -C scripts/release run . -archs '$(ARCHS)' -out '$(abspath $(DIST))' -version '$(VERSION)')
 
 test: ## all tests, the VM's included, and a summary (SUITES="trixie sid")
-	@scripts/test check unit release browser netns netns-vm:$(firstword $(SUITES)) $(SUITES:%=vm:%)
+	@scripts/test check unit release browser netns netns-vm:$(firstword $(SUITES)) here:$(HERE) $(SUITES:%=vm:%)
 
 test-unit: ## gofmt, vet, shellcheck and the unit tests, with the race detector
 	@scripts/test check unit
@@ -52,6 +53,9 @@ pictures: ## docs/ui.png and docs/ui-phone.png, of that page
 
 test-netns: ## the tests that need a network namespace of their own, on this kernel
 	@scripts/test netns
+
+test-here: ## the tests on real Dockers that need no other kernel (HERE="sid,docker29")
+	@scripts/test here:$(HERE)
 
 test-vm: ## the tests on a real Docker in a VM (SUITES="bookworm trixie sid")
 	@scripts/test $(SUITES:%=vm:%)

@@ -117,8 +117,8 @@ func TestPools(t *testing.T) {
 	// The freed address is given out last.
 	b.disconnect("two", "base2")
 	c2 = b.connect("two", "base2")
-	if got := c2.NetworkSettings.Networks["two"].IPAddress; got == "192.168.50.96" {
-		t.Errorf("the address freed last, %s, came back first", got)
+	if got := c2.NetworkSettings.Networks["two"].IPAddress; (got == "192.168.50.96") != (release >= 29) {
+		t.Errorf("got %s; 192.168.50.96, freed last, comes back first only to a container of that name, which Docker 29 tells", got)
 	}
 	b.disconnect("one", "base1")
 	docker(t, "network", "rm", "one")

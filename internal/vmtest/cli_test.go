@@ -172,11 +172,17 @@ func TestCommands(t *testing.T) {
 	t.Run("addresses", func(t *testing.T) {
 		var all struct{ Addresses []cliAddress }
 		say(t, &all, "addresses", "192.168.50.0/24")
+		named := func(name string) string {
+			if release < 29 {
+				return "" // Docker tells none
+			}
+			return name
+		}
 		for _, want := range []cliAddress{
 			{Address: router4, Kind: "gateway"}, {Address: docker4, Kind: "host"}, {Address: "192.168.50.90", Kind: "reserved", Container: "db"},
 			{Address: "192.168.50.100", Last: "192.168.50.103", Kind: "excluded"},
-			{Address: "192.168.50.70", Kind: "static", MAC: fixed.MacAddress, Endpoint: fixed.EndpointID, Network: fixed.NetworkID},
-			{Address: leased.IPAddress, Kind: "leased", MAC: leased.MacAddress, Endpoint: leased.EndpointID, Network: leased.NetworkID},
+			{Address: "192.168.50.70", Kind: "static", Container: named("base1"), MAC: fixed.MacAddress, Endpoint: fixed.EndpointID, Network: fixed.NetworkID},
+			{Address: leased.IPAddress, Kind: "leased", Container: named("base2"), MAC: leased.MacAddress, Endpoint: leased.EndpointID, Network: leased.NetworkID},
 		} {
 			if !slices.Contains(all.Addresses, want) {
 				t.Errorf("%+v is not there: %+v", want, all.Addresses)

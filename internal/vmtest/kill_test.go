@@ -622,7 +622,13 @@ func (p *prey) killPlugin(v verb, point string) bool {
 	}
 	p.agrees("when it has been done")
 	var c container
-	if api("GET", "/containers/caught/json", nil, &c) == nil && c.State.Running {
+	switch {
+	case api("GET", "/containers/caught/json", nil, &c) != nil || !c.State.Running:
+	case c.NetworkSettings.Networks["prey"].EndpointID == "":
+		// Seen of 28.5 and 29 under load, after a start that has failed: the next one
+		// runs the container without its network, and asks the plugin for nothing.
+		p.t.Log("dockerd has started the container without a network")
+	default:
 		reaches(p.t, "the container to its router", c.at(), "192.168.51.1", "fd00:51::1")
 	}
 	p.tidy(v)

@@ -39,7 +39,7 @@ const (
 
 func TestMain(m *testing.M) {
 	if trimmed("/etc/hostname") != "underlay-vm" {
-		fmt.Fprintln(os.Stderr, "vmtest takes over the machine: run it with scripts/vm test SUITE")
+		fmt.Fprintln(os.Stderr, "vmtest takes over the machine: run it with scripts/vm test SUITE, or here SUITE")
 		os.Exit(2)
 	}
 	flag.Parse()

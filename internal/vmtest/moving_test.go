@@ -38,6 +38,7 @@ func TestMoving(t *testing.T) {
 			}
 			do(t, "", before)
 			was := inspect(t, is.name)
+			do(t, "host1", "ip neigh flush dev eth0") // Docker before 28 does not announce
 			serves(t, "the container on Docker's own network, from the LAN", "host1", is.addr)
 			do(t, "", "docker network disconnect"+moves)
 			c := inspect(t, is.name)
@@ -56,6 +57,7 @@ func TestMoving(t *testing.T) {
 			create, _, _ := strings.Cut(before, "docker run")
 			do(t, "", create)
 			docker(t, "network", "connect", "--ip", is.addr, is.network, is.name)
+			do(t, "host1", "ip neigh flush dev eth0")
 			serves(t, "the container on Docker's own network again, from the LAN", "host1", is.addr)
 		})
 	}
