@@ -290,6 +290,7 @@ func TestDHCPByMAC(t *testing.T) {
 	reaches(t, "a LAN host to the container, restarted", "host1", reserved, addr[0])
 	docker(t, "rm", "-f", "web", "other")
 	defer quiet(t)
+	s.until(t, 10*time.Second, "five releases", func() bool { return s.count("DHCPRELEASE") >= 5 })
 	if n := s.count("DHCPRELEASE"); n != 5 {
 		t.Errorf("%d releases\n%s", n, s.log())
 	}

@@ -44,6 +44,10 @@ func TestSoak(t *testing.T) {
 		known: map[string]string{}, networks: map[string]bool{},
 	}
 	t.Cleanup(func() {
+		if t.Failed() {
+			out, _ := sh("", "grep -E 'level=error|panic' "+daemonLog+" | tail -40")
+			t.Logf("dockerd's complaints:\n%s", out)
+		}
 		if s.live {
 			restart(t, syscall.SIGTERM)
 		}
@@ -760,6 +764,12 @@ func (s *soak) lookAt(v *sight, g *guest) error {
 	on := c.NetworkSettings.Networks
 	if g.unsure { // a connect that failed may be listed
 		maps.DeleteFunc(on, func(_ string, e endpoint) bool { return e.EndpointID == "" })
+	}
+	if len(on) > 0 && !slices.ContainsFunc(slices.Collect(maps.Values(on)), func(e endpoint) bool { return e.EndpointID != "" }) {
+		// After a start that a kill has cut short, dockerd (28.5, 29) may run the
+		// container without its networks, and asks the plugin for nothing.
+		g.asked = true
+		return errors.Join(errorf("dockerd has started it without its networks"), api("POST", "/containers/"+g.name+"/restart?t=0", nil, nil))
 	}
 	if is, want := slices.Sorted(maps.Keys(on)), slices.Sorted(maps.Keys(g.on)); !slices.Equal(is, want) {
 		v.amiss("%s is on %q, want %q", g.name, is, want)
