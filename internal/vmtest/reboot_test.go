@@ -54,7 +54,7 @@ const (
 	everywhere = `^Test(Addresses|Blind|Burst|Commands|Connect|ContainerNames|DHCP|DHCP6|DHCPAnotherAddress|DHCPByMAC|DHCPDaemonKilled` +
 		`|DHCPKea|DHCPServers|Deb|DefaultPool|HairpinProbes|HostAccessTwice|KillDaemon|KillPlugin|LinkLocalRouter|LinkOptions|Names|NoSubnet` +
 		`|PluginDropsCapabilities|PluginKilled|PoolPersists|Pools|Restart|RouteRefusals|RouterBesideSubnet|RouterIsHost|SandboxesInPlugin` +
-		`|SocketPlugin|Squatters|StaticRoutes)$|^TestManual$/^dhcp$`
+		`|SocketPlugin|Squatters|StaticRoutes)$`
 	// What does not depend on Docker's version is run in one VM alone.
 	notYoung = `^TestReinstalled$|^TestUpgrade$/previous|^TestParents$|^TestLeftovers$|^TestComposeFiles$|^TestRefusals$|^TestReachRefusals$` +
 		`|^TestVLAN(s|Order|Names)$|^TestDHCP6ByMAC$|^TestSquattersElsewhere$|^TestMoving$|^TestStaleCaches$|^TestForeignVLAN$`
@@ -71,7 +71,7 @@ func skipped() []string {
 	case *here:
 		skips = append(skips, notHere)
 	case release >= 28:
-		skips = append(skips, everywhere, notYoung)
+		skips = append(skips, everywhere, notYoung, `^TestManual$/^dhcp$`)
 	default:
 		skips = append(skips, everywhere, notOld)
 	}
