@@ -51,19 +51,18 @@ func TestDisableEnable(t *testing.T) {
 // when the IPv6 one is refused (libnetwork, createEndpoint: the way back is
 // laid after both families).
 func TestLeftovers(t *testing.T) {
-	needs(t, "VLAN")
 	b := begin(t)
 	b.network(lanArgs("lan")...)
 	// One family: dockerd waits 15 s for each call to an absent plugin.
-	b.network("--subnet", "192.168.10.0/24", "--gateway", "192.168.10.1", "-o", "parent=eth0.10", "tagged")
+	b.network("--subnet", "192.168.51.0/24", "--gateway", "192.168.51.1", "-o", "parent=eth1", "other")
 	before := picture(t)
 	_, err := tryDocker("network", "connect", "--ip", "192.168.50.71", "--ip6", "fd00:50::", "lan", "base1")
 	refused(t, err, `fd00:50::`)
-	c := b.connect("tagged", "base2", "--ip", "192.168.10.70")
-	reaches(t, "the container to its VLAN's router", c.at(), "192.168.10.1")
+	c := b.connect("other", "base2", "--ip", "192.168.51.70")
+	reaches(t, "the container to its router", c.at(), "192.168.51.1")
 	docker(t, "plugin", "disable", "-f", plugin)
 	// dockerd tells of the plugin's absence, and does it all the same.
-	tryDocker("network", "disconnect", "-f", "tagged", "base2")
+	tryDocker("network", "disconnect", "-f", "other", "base2")
 	docker(t, "plugin", "enable", plugin)
 	err = wait(100*time.Second, "left behind", func() error {
 		if after := picture(t); after != before {
@@ -77,9 +76,9 @@ func TestLeftovers(t *testing.T) {
 	if n := len(links(t, c.at())); n != 1 {
 		t.Errorf("the disconnected container has %d links, want 1", n)
 	}
-	c = b.connect("tagged", "base1", "--ip", "192.168.10.70")
-	reaches(t, "the address's next container to the router", c.at(), "192.168.10.1")
-	b.disconnect("tagged", "base1")
+	c = b.connect("other", "base1", "--ip", "192.168.51.70")
+	reaches(t, "the address's next container to the router", c.at(), "192.168.51.1")
+	b.disconnect("other", "base1")
 }
 
 // After a reboot of the host the links that the plugin had made are gone, and
