@@ -24,7 +24,7 @@ var here = flag.Bool("here", false, "this is no VM, but namespaces on a kernel t
 func needs(t *testing.T, kind string) {
 	t.Helper()
 	if *here {
-		t.Skipf("run here, and not every kernel has %s links; another kernel lacks none", kind)
+		t.Skipf("this kernel lacks or may lack %s links", kind)
 	}
 }
 
