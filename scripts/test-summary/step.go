@@ -41,6 +41,7 @@ type step struct {
 	tests   []*test
 	broken  []string // packages that failed without a failing test: a build error, a panic, a time-out
 	byName  map[string]*test
+	whole   []*test // those that passed and had subtests, which stand for them in tests
 }
 
 func readStep(arg string) (step, error) {
@@ -171,6 +172,14 @@ func (s *step) settle() {
 	}
 	failedBelow := func(kids []*test) bool {
 		return slices.ContainsFunc(kids, func(k *test) bool { return k.outcome == failed })
+	}
+	passedBelow := func(kids []*test) bool {
+		return slices.ContainsFunc(kids, func(k *test) bool { return k.outcome == passed })
+	}
+	for t, kids := range parents {
+		if t.outcome == passed && passedBelow(kids) {
+			s.whole = append(s.whole, t)
+		}
 	}
 	s.tests = slices.DeleteFunc(s.tests, func(t *test) bool {
 		kids := parents[t]
