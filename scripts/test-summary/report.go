@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -37,17 +38,18 @@ func report(w io.Writer, steps []step) bool {
 	fmt.Fprintf(w, "%-14s %8s %8s %8s %8s\n", "step", "passed", "failed", "skipped", "seconds")
 	for _, s := range steps {
 		var p, f, k int
+		covered := map[string]int{} // of its skips, by the step in which they passed
 		for _, t := range s.tests {
 			switch {
 			case t.outcome == passed:
 				p++
 			case t.outcome == skipped && excused(t):
 				k++
-				fmt.Fprintf(&skips, "  %s %s: %s", s.name, t.name, reason(t))
 				if in := passedIn[t.key()]; in != "" {
-					fmt.Fprintf(&skips, " (passed in %s)", in)
+					covered[in]++
+				} else {
+					fmt.Fprintf(&skips, "  %s %s: %s\n", s.name, t.name, reason(t))
 				}
-				fmt.Fprintln(&skips)
 			case t.outcome == skipped:
 				f++
 				fmt.Fprintf(&failures, "  %s %s %s: skipped, and nothing else covers it: %s\n", s.name, t.pkg, t.name, reason(t))
@@ -63,6 +65,9 @@ func report(w io.Writer, steps []step) bool {
 					fmt.Fprintf(to, "      %s\n", cut(line))
 				}
 			}
+		}
+		for _, in := range slices.Sorted(maps.Keys(covered)) {
+			fmt.Fprintf(&skips, "  %s: %d passed in %s\n", s.name, covered[in], in)
 		}
 		for _, b := range s.broken {
 			f++
