@@ -223,12 +223,15 @@ ip link set eth0.10 up`)
 	}
 
 	// Each of the two is a newcomer to the other's network.
-	newcomer := func(t *testing.T, name, network string) {
+	reached := func(t *testing.T, c container, network string) {
 		t.Helper()
-		c := b.connect(network, name)
 		reaches(t, "the host to a newcomer", "", c.addrs(network)...)
 		reaches(t, "a newcomer to the host", c.at(), own[network]...)
-		b.disconnect(network, name)
+		b.disconnect(network, c.ID)
+	}
+	newcomer := func(t *testing.T, name, network string) {
+		t.Helper()
+		reached(t, b.connect(network, name), network)
 	}
 	t.Run("a second network", func(t *testing.T) {
 		// The advertised prefix: its containers have two addresses there.
@@ -259,8 +262,8 @@ ip link set eth0.10 up`)
 		was := strings.Join(shims(), "\n")
 		do(t, "", "kill -KILL "+strings.TrimSpace(do(t, "", "pidof underlay")))
 		reaches(t, "the host to the container", "", mac.addrs("mac")...)
-		newcomerAfter(t)
-		newcomer(t, "base2", "mac")
+		answersAgain(t)
+		reached(t, b.connectAnew("mac", "base2"), "mac")
 		if is := strings.Join(shims(), "\n"); is != was {
 			t.Errorf("the links for host access were\n%s\nand are\n%s", was, is)
 		}
@@ -352,8 +355,8 @@ ip addr replace fd00:10::2/64 dev eth0.10 nodad`
 	b.disconnect("flat", "base2")
 }
 
-// newcomerAfter waits until a killed plugin answers again.
-func newcomerAfter(t *testing.T) {
+// answersAgain waits until a killed plugin answers again.
+func answersAgain(t *testing.T) {
 	t.Helper()
 	err := wait(20*time.Second, "the plugin", func() error {
 		if is := state(t); len(is) < 3 {

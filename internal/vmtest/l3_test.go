@@ -62,7 +62,7 @@ func TestProxy(t *testing.T) {
 			}
 
 			do(t, "", "kill -KILL "+strings.TrimSpace(do(t, "", "pidof underlay")))
-			newcomerAfter(t)
+			answersAgain(t)
 			do(t, "host1", "ip neigh flush dev eth0")
 			reaches(t, "a LAN host to the container, after the plugin's restart", "host1", addrs...)
 			known("after the plugin's restart")

@@ -149,6 +149,24 @@ func (b *test) connect(network, name string, args ...string) container {
 	return inspect(b.T, name)
 }
 
+// connectAnew is connect after a plugin that died has been started again. Docker 28 and
+// later know by the plugin's registration which endpoints there are: one that is made
+// while the plugin registers anew is unknown a moment later.
+func (b *test) connectAnew(network, name string) container {
+	b.Helper()
+	err := wait(10*time.Second, "a connect", func() error {
+		out, err := tryDocker("network", "connect", network, name)
+		if err != nil && !strings.Contains(out+err.Error(), "remote network driver: endpoint") {
+			return permanent{err}
+		}
+		return err
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return inspect(b.T, name)
+}
+
 func (b *test) disconnect(network, name string) {
 	b.Helper()
 	docker(b.T, "network", "disconnect", network, name)

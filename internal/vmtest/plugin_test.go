@@ -138,19 +138,8 @@ func TestPluginKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	reaches(t, "a LAN host to the container", "host1", c.addrs("lan")...)
-	// Docker 28 and later know by the plugin's registration which endpoints there are,
-	// and one that is made while the plugin registers anew is unknown a moment later.
-	err = wait(10*time.Second, "a connect", func() error {
-		_, err := tryDocker("network", "connect", "lan", "base2")
-		if err != nil && !strings.Contains(err.Error(), "remote network driver: endpoint") {
-			return permanent{err}
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	reaches(t, "container to container", c.at(), inspect(t, "base2").addrs("lan")...)
+	d := b.connectAnew("lan", "base2")
+	reaches(t, "container to container", c.at(), d.addrs("lan")...)
 	b.disconnect("lan", "base1")
 	b.disconnect("lan", "base2")
 }
