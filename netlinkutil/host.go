@@ -35,9 +35,11 @@ type Host struct {
 	// answer from this one.
 	away  map[int]*nl.SocketHandle
 	watch *watch
-	// strict is for dumps that the kernel filters (NETLINK_GET_STRICT_CHK), and
-	// for messages that netlink has no words for.
+	// strict is for dumps that the kernel filters (NETLINK_GET_STRICT_CHK), told for
+	// changes, whose refusals have the kernel's words: both are for messages that
+	// netlink has no functions for.
 	strict   map[int]*nl.SocketHandle
+	told     map[int]*nl.SocketHandle
 	settings settings
 
 	netns     nsID       // its own, which is no container's
@@ -76,10 +78,12 @@ func (h *Host) listen() (err error) {
 	if h.away, err = raw(); err != nil {
 		return err
 	}
-	if h.strict, err = raw(); err != nil {
+	if h.strict, err = strict(); err != nil {
 		return err
 	}
-	strictly(h.strict)
+	if h.told, err = told(); err != nil {
+		return err
+	}
 	h.watch, err = newWatch()
 	return err
 }
@@ -91,8 +95,28 @@ func raw() (map[int]*nl.SocketHandle, error) {
 	}
 	late := unix.NsecToTimeval(Timeout.Nanoseconds())
 	_, _ = s.SetSendTimeout(&late), s.SetReceiveTimeout(&late) // these only note it
-	_ = s.SetExtAck(true)                                      // for words beside the errno, which no kernel must have
 	return map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}, nil
+}
+
+// told is a socket for messages whose refusal has the kernel's words beside the errno.
+// It is for no dumps: words about one do not come behind a message that is given back,
+// as others do (NLMSG_DONE; Linux, netlink_dump_done), and ExecuteIter panics at them.
+func told() (map[int]*nl.SocketHandle, error) {
+	s, err := raw()
+	if err == nil {
+		_ = s[unix.NETLINK_ROUTE].Socket.SetExtAck(true) // words, which no kernel must have
+	}
+	return s, err
+}
+
+// strict is a socket for dumps that the kernel filters. One before Linux 4.20 sends
+// more, which is left out here.
+func strict() (map[int]*nl.SocketHandle, error) {
+	s, err := raw()
+	if err == nil {
+		_ = unix.SetsockoptInt(s[unix.NETLINK_ROUTE].Socket.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
+	}
+	return s, err
 }
 
 func handle() (*netlink.Handle, error) {
@@ -113,7 +137,7 @@ func (h *Host) Close() {
 	if h.watch != nil {
 		h.watch.file.Close()
 	}
-	for _, s := range []map[int]*nl.SocketHandle{h.away, h.strict} {
+	for _, s := range []map[int]*nl.SocketHandle{h.away, h.strict, h.told} {
 		if s != nil {
 			s[unix.NETLINK_ROUTE].Close()
 		}

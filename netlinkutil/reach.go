@@ -226,7 +226,7 @@ func ipnet(p netip.Prefix) *net.IPNet {
 
 // change is a message that changes something.
 func (h *Host) change(kind, flags int, data ...nl.NetlinkRequestData) error {
-	_, err := bounded(func() ([][]byte, error) { return request(h.strict, kind, flags|unix.NLM_F_ACK, 0, data...) })
+	_, err := bounded(func() ([][]byte, error) { return request(h.told, kind, flags|unix.NLM_F_ACK, 0, data...) })
 	return err
 }
 

@@ -278,6 +278,7 @@ type room struct {
 	fd     int                      // of the netns
 	nl     *netlink.Handle          // there
 	strict map[int]*nl.SocketHandle // there
+	told   map[int]*nl.SocketHandle // there; see Host
 	groups []settingGroup
 }
 
@@ -310,17 +311,23 @@ func newRoom(fd int, groups []settingGroup) (r *room, err error) {
 	if r.nl, err = handle(); err != nil {
 		return nil, err
 	}
-	if r.strict, err = raw(); err != nil {
-		r.nl.Close()
+	if r.strict, err = strict(); err == nil {
+		r.told, err = told()
+	}
+	if err != nil {
+		r.leave()
 		return nil, err
 	}
-	strictly(r.strict)
 	return r, nil
 }
 
 func (r *room) leave() {
 	r.nl.Close()
-	r.strict[unix.NETLINK_ROUTE].Close()
+	for _, s := range []map[int]*nl.SocketHandle{r.strict, r.told} {
+		if s != nil {
+			s[unix.NETLINK_ROUTE].Close()
+		}
+	}
 }
 
 func (r *room) links() ([]netlink.Link, error) {
@@ -465,12 +472,6 @@ func (h *Host) RemoveInside(sandbox, alias string) error {
 		return nil
 	}
 	return err
-}
-
-// strictly has the kernel filter dumps. Without it (before Linux 4.20) the
-// kernel sends more, which is left out here.
-func strictly(s map[int]*nl.SocketHandle) {
-	_ = unix.SetsockoptInt(s[unix.NETLINK_ROUTE].Socket.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
 }
 
 // get is the link of that name; ErrNotFound where there is none.
