@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 SUITES   ?= trixie sid
-HERE     ?= sid,trixie,bookworm,docker29
+HERE     ?= soak,sid,trixie,bookworm,docker29
 FUZZTIME ?= 1m
 ARCHS    ?= amd64,arm64
 DIST     ?= dist
