@@ -161,7 +161,7 @@ type soak struct {
 	fault  time.Time // the last one, which may leave something
 	// aging is what the plugin took before its end in this step.
 	aging *process
-	young *process // what it took after its last start
+	young *process // the least that it took after a start
 }
 
 // extraFor is the time that the plugin is given to be certain of something left
@@ -1032,7 +1032,10 @@ func (s *soak) grown(before process, goroutines, descriptors int) error {
 	if err := s.ask("/Underlay.Process", &after); err != nil {
 		return err
 	}
-	s.young = &after
+	if s.young == nil { // the least: a start may have met something to do
+		s.young = &process{after.Goroutines, after.Descriptors, after.HeapBytes}
+	}
+	s.young.Goroutines, s.young.Descriptors = min(s.young.Goroutines, after.Goroutines), min(s.young.Descriptors, after.Descriptors)
 	fmt.Printf("soak: the plugin had %d goroutines, %d descriptors, %d KiB, and has %d, %d, %d since its start\n",
 		before.Goroutines, before.Descriptors, before.HeapBytes>>10, after.Goroutines, after.Descriptors, after.HeapBytes>>10)
 	if before.Goroutines > after.Goroutines+goroutines || before.Descriptors > after.Descriptors+descriptors {
