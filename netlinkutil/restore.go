@@ -207,6 +207,13 @@ func (r *room) add(n InterfaceRoute, index int) error {
 		metrics.AddRtAttr(rtaxMTU, nl.Uint32Attr(uint32(n.MTU)))
 		data = append(data, metrics)
 	}
+	if r.told == nil {
+		s, err := told()
+		if err != nil {
+			return err
+		}
+		r.told = s
+	}
 	_, err := request(r.told, unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK, 0, data...)
 	if errors.Is(err, unix.EEXIST) {
 		return nil

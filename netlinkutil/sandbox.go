@@ -278,7 +278,7 @@ type room struct {
 	fd     int                      // of the netns
 	nl     *netlink.Handle          // there
 	strict map[int]*nl.SocketHandle // there
-	told   map[int]*nl.SocketHandle // there; see Host
+	told   map[int]*nl.SocketHandle // there, once it is needed; see Host
 	groups []settingGroup
 }
 
@@ -311,10 +311,7 @@ func newRoom(fd int, groups []settingGroup) (r *room, err error) {
 	if r.nl, err = handle(); err != nil {
 		return nil, err
 	}
-	if r.strict, err = strict(); err == nil {
-		r.told, err = told()
-	}
-	if err != nil {
+	if r.strict, err = strict(); err != nil {
 		r.leave()
 		return nil, err
 	}
