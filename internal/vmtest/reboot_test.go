@@ -54,7 +54,7 @@ const (
 	everywhere = `^Test(Addresses|Blind|Burst|Commands|Connect|ContainerNames|DHCP|DHCP6|DHCPAnotherAddress|DHCPByMAC|DHCPDaemonKilled` +
 		`|DHCPKea|DHCPServers|Deb|DefaultPool|HairpinProbes|HostAccessTwice|KillDaemon|KillPlugin|Leftovers|LinkLocalRouter|LinkOptions|Names|NoSubnet` +
 		`|PluginDropsCapabilities|PluginKilled|PoolPersists|Pools|Restart|RouteRefusals|RouterBesideSubnet|RouterIsHost|SandboxesInPlugin` +
-		`|SocketPlugin|Squatters|StaticRoutes)$`
+		`|SocketPlugin|Squatters|StaticRoutes|UpgradeByMake)$`
 	// What does not depend on Docker's version is run in one VM alone.
 	notYoung = `^TestReinstalled$|^TestUpgrade$/previous|^TestParents$|^TestComposeFiles$|^TestRefusals$|^TestReachRefusals$` +
 		`|^TestVLAN(s|Order|Names)$|^TestDHCP6ByMAC$|^TestSquattersElsewhere$|^TestMoving$|^TestStaleCaches$|^TestForeignVLAN$`

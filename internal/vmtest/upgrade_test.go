@@ -74,6 +74,62 @@ ip -o -6 route show | sed -E 's/ linkdown//g; s/ +$//'`)
 	return strings.Join(lines, "\n"), err
 }
 
+// make plugin on a host that has the plugin, with networks and containers: it is
+// upgraded under them, without a registry of the user's, and keeps its settings.
+func TestUpgradeByMake(t *testing.T) {
+	b := begin(t)
+	b.network(lanArgs("-o", "host_access=true", "lan")...)
+	c := b.connect("lan", "base1")
+	docker(t, "plugin", "disable", "-f", plugin)
+	docker(t, "plugin", "set", plugin, "REBUILD=off")
+	docker(t, "plugin", "enable", plugin)
+	t.Cleanup(func() { installFrom(t, pluginDir) })
+	serve(t, c.at())
+	talk := last(t, "a LAN host to a container", "host1", c.addrs("lan")[0])
+	had, was := leases(t), inside(t, c)
+	same := func() {
+		t.Helper()
+		if has := leases(t); !slices.Equal(has, had) {
+			t.Errorf("the plugin's endpoints were %q and are %q", had, has)
+		}
+		if is := inside(t, c); is != was {
+			t.Errorf("the container has changed: %s", difference(was, is))
+		}
+	}
+	setting := func() string {
+		t.Helper()
+		return docker(t, "plugin", "inspect", "-f", `{{json .Settings.Env}}`, plugin)
+	}
+	do(t, "", "UNDERLAY_REGISTRY=$PWD/registry scripts/plugin create "+pluginDir)
+	same()
+	if from := docker(t, "plugin", "inspect", "-f", "{{.PluginReference}}", plugin); !strings.HasPrefix(from, "127.0.0.1:") {
+		t.Errorf("the plugin comes from %s, want the registry on loopback", from)
+	}
+	if s := setting(); !strings.Contains(s, "REBUILD=off") {
+		t.Errorf("the plugin's settings are %s, want REBUILD=off kept", s)
+	}
+	if all := strings.Fields(docker(t, "plugin", "ls", "--format", "{{.Name}}")); !slices.Equal(all, []string{plugin}) {
+		t.Errorf("there are the plugins %q, want %s alone", all, plugin)
+	}
+	d := b.connect("lan", "base2")
+	reaches(t, "a container of after the upgrade to one of before it", d.at(), c.addrs("lan")...)
+	b.disconnect("lan", "base2")
+
+	// Again, with a setting; and one that dockerd does not take leaves the old one at work.
+	do(t, "", "UNDERLAY_REGISTRY=$PWD/registry PLUGIN_SET=REBUILD=on scripts/plugin create "+pluginDir)
+	same()
+	if s := setting(); !strings.Contains(s, "REBUILD=on") {
+		t.Errorf("the plugin's settings are %s, want REBUILD=on", s)
+	}
+	out, err := sh("", "UNDERLAY_REGISTRY=/bin/true scripts/plugin create "+pluginDir)
+	if err == nil || !strings.Contains(out+err.Error(), "the registry that Docker upgrades from does not start") {
+		t.Errorf("without a registry: %v: %s", err, out)
+	}
+	same()
+	talk.end()
+	b.disconnect("lan", "base1")
+}
+
 // installFrom replaces the plugin, whose state is lost, by that of a folder.
 func installFrom(t *testing.T, dir string) {
 	t.Helper()
