@@ -41,7 +41,7 @@ const replayWithin = 5 * time.Minute
 
 // Config is what a plugin's settings say about addresses.
 type Config struct {
-	// DefaultPools are where a network without --subnet gets one. Nil stands
+	// DefaultPools are where a network with --ipam-opt pool=private gets a subnet. Nil stands
 	// for 10.210.0.0/16 in /24s and a unique local /48 of this host in /64s.
 	DefaultPools []DefaultPool
 	Host         Host          // nil: no pool can be read from a NIC

@@ -53,7 +53,7 @@ func serve() *cobra.Command {
 Environment:
   LOG_LEVEL      error, warn, info (default) or debug
   LOG_FORMAT     text (default) or json
-  DEFAULT_POOLS  subnets for networks that name none, such as
+  DEFAULT_POOLS  subnets for networks with --ipam-opt pool=private, such as
                  base=10.210.0.0/16,size=24;base=fd00:210::/48,size=64
   REBUILD        on (default): interfaces of running containers that went with
                  their parent are made again when it is back; off: they are not
