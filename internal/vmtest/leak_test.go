@@ -69,9 +69,26 @@ func beginBare(t *testing.T) *test {
 func (b *test) tidy() {
 	b.Helper()
 	if len(b.containers) > 0 {
-		slices.Sort(b.containers)
-		b.containers = slices.Compact(b.containers)
-		if out, err := tryDocker(append([]string{"rm", "-f"}, b.containers...)...); err != nil && !strings.Contains(out, "No such container") {
+		// Not by name: what is no container's (any more), such as db, may be how another's
+		// ID begins.
+		var all []struct {
+			ID    string
+			Names []string
+		}
+		args := []string{"rm", "-f"}
+		err := api("GET", "/containers/json?all=1", nil, &all)
+		for _, c := range all {
+			if slices.ContainsFunc(c.Names, func(n string) bool { return slices.Contains(b.containers, strings.TrimPrefix(n, "/")) }) {
+				args = append(args, c.ID)
+			}
+		}
+		if len(args) > 2 {
+			var out string
+			if out, err = tryDocker(args...); strings.Contains(out, "No such container") {
+				err = nil
+			}
+		}
+		if err != nil {
 			b.Error(err)
 		}
 	}
