@@ -391,6 +391,10 @@ func prefix(n *net.IPNet) netip.Prefix {
 	if n == nil {
 		return netip.Prefix{}
 	}
-	ones, _ := n.Mask.Size()
-	return netip.PrefixFrom(addr(n.IP), ones).Masked()
+	ones, bits := n.Mask.Size()
+	a, _ := netip.AddrFromSlice(n.IP)
+	if bits == 32 {
+		a = a.Unmap()
+	}
+	return netip.PrefixFrom(a, ones).Masked()
 }

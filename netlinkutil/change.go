@@ -200,7 +200,8 @@ func (w *watch) run() {
 			return
 		case err == nil:
 			if sender, ok := from.(*unix.SockaddrNetlink); ok && sender.Pid == nl.PidKernel {
-				w.hear(buf[:n])
+				// What cannot be read may be anything: all is looked at.
+				lost = safely(func() error { w.hear(buf[:n]); return nil }) != nil || lost
 			}
 		case errors.Is(err, unix.EAGAIN):
 			lost = false

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -163,8 +165,12 @@ func bounded[T any](ask func() (T, error)) (T, error) {
 	}
 	c := make(chan answer, 1)
 	go func() {
-		v, err := ask()
-		c <- answer{v, err}
+		var a answer
+		a.err = safely(func() (err error) {
+			a.v, err = ask()
+			return err
+		})
+		c <- a
 	}()
 	late := time.NewTimer(Timeout)
 	defer late.Stop()
@@ -174,6 +180,60 @@ func bounded[T any](ask func() (T, error)) (T, error) {
 	case <-late.C:
 		var none T
 		return none, unix.EAGAIN
+	}
+}
+
+// safely has a panic end what was asked, and not the process: the netlink package does
+// not expect each message that a kernel, or the root of a container, can give it to read.
+func safely(do func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("a message of the kernel's is not understood, which is a bug to report: %v, at %s", p, panicked())
+		}
+	}()
+	return do()
+}
+
+// panicked says in a line where the function panics that has called it deferred.
+func panicked() string {
+	pcs := make([]uintptr, 32)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(1, pcs)])
+	var at []string
+	for more, below := true, false; more && len(at) < 4; {
+		var f runtime.Frame
+		f, more = frames.Next()
+		switch {
+		case f.Function == "runtime.gopanic":
+			below = true
+		case below && !strings.HasPrefix(f.Function, "runtime."):
+			at = append(at, fmt.Sprintf("%s:%d", filepath.Base(f.File), f.Line))
+		}
+	}
+	return strings.Join(at, " < ")
+}
+
+// tellOrUndo is tell for a message that makes something: should it be done after it has been
+// given up, undo is called.
+func tellOrUndo(do func() error, undo func()) error {
+	c, late := make(chan error), make(chan struct{})
+	go func() {
+		err := safely(do)
+		select {
+		case c <- err:
+		case <-late:
+			if err == nil {
+				undo()
+			}
+		}
+	}()
+	end := time.NewTimer(Timeout)
+	defer end.Stop()
+	select {
+	case err := <-c:
+		return err
+	case <-end.C:
+		close(late)
+		return unix.EAGAIN
 	}
 }
 
@@ -427,7 +487,15 @@ func (h *Host) AddSubInterface(s SubInterface) (Link, error) {
 		return Link{}, err
 	}
 	k := s.link(parent.Index)
-	err = tell(func() error { return h.nl.LinkAdd(k) })
+	add := func() error {
+		return tellOrUndo(func() error { return h.nl.LinkAdd(k) }, func() {
+			// Nobody waits for it any more. One with an alias is of another call.
+			if l, err := h.nl.LinkByName(s.Name); err == nil && l.Attrs().Alias == "" {
+				_ = h.nl.LinkDel(l)
+			}
+		})
+	}
+	err = add()
 	if errors.Is(err, unix.EEXIST) {
 		old, lerr := h.Link(s.Name)
 		if lerr == nil && !s.Replaces(old) {
@@ -439,7 +507,7 @@ func (h *Host) AddSubInterface(s SubInterface) (Link, error) {
 		if lerr != nil && !errors.Is(lerr, ErrNotFound) {
 			return Link{}, lerr
 		}
-		err = tell(func() error { return h.nl.LinkAdd(k) })
+		err = add()
 	}
 	if err != nil {
 		var errno unix.Errno
@@ -545,7 +613,7 @@ func (h *Host) DeleteLink(name string) error {
 	select {
 	case d := <-h.del:
 		go func() {
-			answer <- d.LinkDel(k)
+			answer <- safely(func() error { return d.LinkDel(k) })
 			h.del <- d
 		}()
 	case <-late.C:

@@ -143,16 +143,24 @@ func interfaceRoute(m *nl.RtMsg, as map[uint16][]byte, index int, family uint8) 
 	case len(as[rtaCacheinfo]) >= 12 && number(as[rtaCacheinfo][8:]) != 0: // rta_expires
 		return n, false
 	}
-	n.To = netip.PrefixFrom(netip.IPv4Unspecified(), int(m.Dst_len))
+	// An IPv6 address that stands for one of IPv4 is one of IPv6 here.
+	exactly := func(b []byte) netip.Addr {
+		a, _ := netip.AddrFromSlice(b)
+		return a
+	}
+	to := netip.IPv4Unspecified()
 	if family == unix.AF_INET6 {
-		n.To = netip.PrefixFrom(netip.IPv6Unspecified(), int(m.Dst_len))
+		to = netip.IPv6Unspecified()
 	}
-	if to := addr(as[unix.RTA_DST]); to.IsValid() {
-		n.To = netip.PrefixFrom(to, int(m.Dst_len))
+	if a := exactly(as[unix.RTA_DST]); a.IsValid() {
+		to = a
 	}
-	n.Via, n.Source = addr(as[unix.RTA_GATEWAY]), addr(as[unix.RTA_PREFSRC])
+	if n.To = netip.PrefixFrom(to, int(m.Dst_len)); !n.To.IsValid() {
+		return n, false
+	}
+	n.Via, n.Source = exactly(as[unix.RTA_GATEWAY]), exactly(as[unix.RTA_PREFSRC])
 	if via := as[rtaVia]; len(via) > 2 { // struct rtvia
-		n.Via = addr(via[2:])
+		n.Via = exactly(via[2:])
 	}
 	n.OnLink = m.Flags&unix.RTNH_F_ONLINK != 0
 	n.Metric, n.Table = number(as[unix.RTA_PRIORITY]), int(m.Table)
@@ -350,10 +358,22 @@ func (r *room) clear(name string, s SubInterface) error {
 // kernels before Linux 6.14 mind the host's names when they make one elsewhere:
 // one that is in the host, or a new one, which then is never seen there.
 func (h *Host) send(r *room, s SubInterface, parent int) error {
+	// A message names the container by a descriptor, which the kernel looks up when it
+	// gets to it, be that after the message was given up: so it has one of its own.
+	into := func(do func(fd int) error) error {
+		return tell(func() error {
+			fd, err := unix.FcntlInt(uintptr(r.fd), unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			return do(fd)
+		})
+	}
 	old, err := h.get(s.Name)
 	switch {
 	case err == nil && old.Attrs().Alias == s.Alias:
-		return Explain(tell(func() error { return h.nl.LinkSetNsFd(old, r.fd) }), "", "moving link "+s.Name+" into its container")
+		return Explain(into(func(fd int) error { return h.nl.LinkSetNsFd(old, fd) }), "", "moving link "+s.Name+" into its container")
 	case err == nil:
 		l, err := h.Link(s.Name)
 		if err == nil && !s.Replaces(l) {
@@ -369,8 +389,11 @@ func (h *Host) send(r *room, s SubInterface, parent int) error {
 		return err
 	}
 	k := s.link(parent)
-	k.Attrs().Namespace = netlink.NsFd(r.fd)
-	if err := tell(func() error { return h.nl.LinkAdd(k) }); err != nil {
+	err = into(func(fd int) error {
+		k.Attrs().Namespace = netlink.NsFd(fd)
+		return h.nl.LinkAdd(k)
+	})
+	if err != nil {
 		var errno unix.Errno
 		if !errors.As(err, &errno) {
 			return err

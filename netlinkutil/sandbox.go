@@ -82,7 +82,7 @@ func away(ns int, do func() error) error {
 			runtime.UnlockOSThread()
 		}
 	}()
-	return do()
+	return safely(do)
 }
 
 // open opens the netns that dockerd names key.
@@ -480,8 +480,24 @@ func (r *room) get(name string) (netlink.Link, error) {
 	return k, Explain(err, "", "looking up the container's link "+name)
 }
 
+// most is how many addresses and how many routes of a container's link are looked at: a
+// router in a container may have a million.
+const most = 1024
+
+// ask is a dump, of which there are no more than most answers.
 func (r *room) ask(kind int, answer uint16, data ...nl.NetlinkRequestData) ([][]byte, error) {
-	return patient(func() ([][]byte, error) { return request(r.strict, kind, unix.NLM_F_DUMP, answer, data...) })
+	return patient(func() (answers [][]byte, err error) {
+		q := nl.NewNetlinkRequest(kind, unix.NLM_F_DUMP)
+		q.Sockets, q.Data = r.strict, data
+		err = q.ExecuteIter(unix.NETLINK_ROUTE, answer, func(b []byte) bool {
+			answers = append(answers, b)
+			return len(answers) < most
+		})
+		if err != nil && !errors.Is(err, nl.ErrDumpInterrupted) {
+			return nil, err
+		}
+		return answers, err
+	})
 }
 
 // raws parses the attributes of one answer to a question, which follow a header

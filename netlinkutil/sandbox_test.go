@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"runtime"
@@ -630,6 +631,44 @@ func TestInsideLeavesOut(t *testing.T) {
 		t.Fatalf("addresses %v; want a link-local one of the kernel's own too", as)
 	}
 	pictured(t, w, s, plain())
+}
+
+// Of a container that has made itself thousands of routes, the first are pictured, the
+// default route with them; and what is pictured can be written down and read again.
+func TestInsideManyRoutes(t *testing.T) {
+	w := newKernel(t)
+	w.needs(t, "macvlan")
+	w.AddNIC("eth0")
+	s := sub("ul-1", mode.Default)
+	add(t, w, s)
+	ok(t, w.MoveTo("ul-1", box, plain()))
+	h := w.sandboxes[box]
+	l, err := h.LinkByName("eth0")
+	ok(t, err)
+	// The netlink package takes that for a route of IPv4.
+	if out, err := exec.Command("nsenter", "--net="+w.path(box), "ip", "-6", "route", "add", "::ffff:10.0.0.0/104", "dev", "eth0").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for k := range 1500 {
+		to := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(k >> 8), byte(k)}), 32)
+		ok(t, h.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipnet(to), Scope: netlink.SCOPE_LINK}))
+	}
+	i, err := w.Inside(box, s.Alias)
+	ok(t, err)
+	ok(t, i.Check())
+	has := func(route string) bool {
+		return slices.ContainsFunc(i.Routes, func(n netlinkutil.InterfaceRoute) bool { return n.To.String() == route })
+	}
+	if n := len(i.Routes); n < 1000 || n > 1100 || !has("0.0.0.0/0") || !has("::ffff:10.0.0.0/104") {
+		t.Errorf("%d routes, want the first 1,024 of IPv4, and those of IPv6: %.300v", n, i.Routes)
+	}
+	text, err := json.Marshal(i)
+	ok(t, err)
+	var again netlinkutil.Interface
+	ok(t, json.Unmarshal(text, &again))
+	if d := cmp.Diff(i, again, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); d != "" {
+		t.Errorf("written and read (- written, + read):\n%s", d)
+	}
 }
 
 // What Restore began and did not finish is finished by another call.
