@@ -263,7 +263,7 @@ func (c collector) Describe(to chan<- *prometheus.Desc) {
 
 // Collect looks everything up, in a goroutine of the registry's.
 func (c collector) Collect(to chan<- prometheus.Metric) {
-	if _, err := caught(func() (none, error) { c.collect(to); return none{}, nil }); err != nil {
+	if _, err := caught(func() (none, error) { c.collect(to); return none{}, nil }, c.plugin.panicked); err != nil {
 		to <- prometheus.NewInvalidMetric(buildInfo, err)
 	}
 }

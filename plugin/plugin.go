@@ -148,7 +148,7 @@ func Listen(config Config) (*Plugin, error) {
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.metrics = newMetrics(p)
 	p.server = newServer(config.Log, p.ready)
-	p.server.metrics = p.metrics
+	p.server.metrics, p.server.panicked = p.metrics, p.panicked
 	p.server.http.RegisterOnShutdown(l.lastCalls)
 	p.routeNetwork()
 	p.routeIPAM()
@@ -216,6 +216,38 @@ func (p *Plugin) ready(ctx context.Context) error {
 		return fmt.Errorf("%w; underlay tries again every %v", *err, loadAgain)
 	}
 	return nil
+}
+
+// panicked logs where a call has panicked, which is where it is called from. A lock that
+// the call held is held for ever, and all that takes it waits: a plugin that is stuck so
+// ends, and is started again. What is on the disk is whole at each moment.
+func (p *Plugin) panicked(what any) {
+	p.config.Log.Errorf("a bug of underlay's, please report it: %v\n%s", what, debug.Stack())
+	if !p.isLoaded() {
+		return
+	}
+	go func() {
+		if !within(deadline, func() { p.status(); p.leases(); p.conflicts() }) {
+			p.config.Log.Fatal("what has failed before holds a lock: underlay ends here, to be started again")
+		}
+	}()
+}
+
+// within tells whether do ends in that time, be it in a panic.
+func within(d time.Duration, do func()) bool {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = caught(func() (none, error) { do(); return none{}, nil }, func(any) {})
+	}()
+	late := time.NewTimer(d)
+	defer late.Stop()
+	select {
+	case <-done:
+		return true
+	case <-late.C:
+		return false
+	}
 }
 
 // loadAgain is how long a state that could not be loaded is left alone: a disk
@@ -329,6 +361,12 @@ func (p *Plugin) open() (_ parts, err error) {
 	if err = p.openLeases(&o); err != nil {
 		return o, err
 	}
+	defer func() {
+		if err != nil {
+			o.dhcp.Close()
+			o.dhcp6.Close()
+		}
+	}()
 	settings.Leases = leases{o.book, o.driver, o.kernel}
 	o.ipam, err = ipam.New(o.store, o.driver, settings)
 	holdings.IPAM, holdings.book, leaser.Book, leaser.kernel = o.ipam, o.book, o.book, o.kernel

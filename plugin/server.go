@@ -49,12 +49,14 @@ type server struct {
 	calls map[string]http.HandlerFunc // by path
 	log   *logrus.Logger
 	ready func(context.Context) error // nil once the state is loaded
+	// panicked is told of what a call has panicked with, before it is answered.
+	panicked func(what any)
 
 	metrics *metrics
 }
 
 func newServer(log *logrus.Logger, ready func(context.Context) error) *server {
-	s := &server{calls: map[string]http.HandlerFunc{}, log: log, ready: ready}
+	s := &server{calls: map[string]http.HandlerFunc{}, log: log, ready: ready, panicked: func(any) {}}
 	s.http = http.Server{
 		Handler:           s,
 		ConnContext:       withVisit,
@@ -141,7 +143,7 @@ func route[Req, Res any](s *server, path string, f func(context.Context, Req) (R
 		var res Res
 		if err == nil {
 			busy(ctx)
-			res, err = answer(ctx, req, f)
+			res, err = answer(ctx, req, f, s.panicked)
 		}
 		if s.metrics != nil {
 			s.metrics.called(path, outcomeOf(ctx, err), time.Since(start))
@@ -164,7 +166,7 @@ func route[Req, Res any](s *server, path string, f func(context.Context, Req) (R
 // answer makes a call, and ends it at its deadline even if what it waits for,
 // such as the kernel's lock over all links, knows of none. The call then goes
 // on alone, finds its ctx ended, and takes back what it did.
-func answer[Req, Res any](ctx *term, req Req, f func(context.Context, Req) (Res, error)) (res Res, err error) {
+func answer[Req, Res any](ctx *term, req Req, f func(context.Context, Req) (Res, error), panicked func(any)) (res Res, err error) {
 	type outcome struct {
 		res Res
 		err error
@@ -174,7 +176,7 @@ func answer[Req, Res any](ctx *term, req Req, f func(context.Context, Req) (Res,
 		own, cancel := ctx.own()
 		defer cancel()
 		var o outcome
-		o.res, o.err = caught(func() (Res, error) { return f(own, req) })
+		o.res, o.err = caught(func() (Res, error) { return f(own, req) }, panicked)
 		done <- o
 	}()
 	select {
@@ -186,9 +188,10 @@ func answer[Req, Res any](ctx *term, req Req, f func(context.Context, Req) (Res,
 }
 
 // caught has a panic of f end what was asked, and not the daemon.
-func caught[Res any](f func() (Res, error)) (res Res, err error) {
+func caught[Res any](f func() (Res, error), panicked func(any)) (res Res, err error) {
 	defer func() {
 		if p := recover(); p != nil {
+			panicked(p)
 			err = fmt.Errorf("underlay failed at this call, which is a bug to report: %v", p)
 		}
 	}()

@@ -20,7 +20,7 @@ func viewed[Res any](ctx context.Context, p *Plugin, f func() (Res, error)) (jso
 	if err := ctx.Err(); err != nil { // the look has taken too long, or the page is no more
 		return nil, err
 	}
-	res, err := caught(f)
+	res, err := caught(f, p.panicked)
 	if err != nil {
 		return nil, err
 	}
