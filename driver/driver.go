@@ -177,16 +177,16 @@ func New(kernel Kernel, st Store, c Config) (*Driver, error) {
 		return nil, err
 	}
 	err = st.Each(endpointBucket, func(key, value []byte) error {
+		if rebooted {
+			changes = append(changes, remove(endpointBucket, string(key)))
+			ended++
+			return nil
+		}
 		e := &Endpoint{}
 		if err := json.Unmarshal(value, e); err != nil {
 			return fmt.Errorf("record of endpoint %s: %w", key, err)
 		}
-		if rebooted {
-			changes = append(changes, remove(endpointBucket, e.ID))
-			ended++
-		} else {
-			d.add(e)
-		}
+		d.add(e)
 		return nil
 	})
 	if err != nil {

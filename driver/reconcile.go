@@ -489,7 +489,7 @@ func (d *Driver) raiseMTU(r *Report, e *Endpoint, inside netlinkutil.Interface, 
 // picture notes an interface as it is in its container. Without a carrier it may
 // lack routes, and those that it had are the ones to keep.
 func (d *Driver) picture(id string, inside netlinkutil.Interface, parent netlinkutil.Link) {
-	if !parent.Carrier || !inside.Up {
+	if !parent.Carrier || !inside.Up || inside.Check() != nil { // what nobody can have had could not be read again
 		return
 	}
 	d.mu.Lock()

@@ -121,6 +121,7 @@ func (c *Client) Close() {
 	for _, l := range c.leases {
 		l.fail(errClosed)
 	}
+	clear(c.asked) // no answer is waited for
 	taps := c.taps
 	c.taps = map[string]*tap{}
 	c.mu.Unlock()
