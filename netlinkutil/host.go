@@ -222,7 +222,7 @@ func tellOrUndo(do func() error, undo func()) error {
 		case c <- err:
 		case <-late:
 			if err == nil {
-				undo()
+				_ = safely(func() error { undo(); return nil })
 			}
 		}
 	}()
@@ -418,7 +418,7 @@ func (h *Host) EnsureDummy(name, alias string, mac net.HardwareAddr) (made bool,
 // ensure makes k unless want is there already. k comes up in the message that
 // creates it: if it cannot, the kernel takes it away again.
 func (h *Host) ensure(want Link, k netlink.Link, alias string) (made bool, err error) {
-	err = tell(func() error { return h.nl.LinkAdd(k) })
+	err = h.add(k)
 	if errors.Is(err, unix.EEXIST) {
 		seen, err := h.Links()
 		if err != nil {
@@ -487,15 +487,7 @@ func (h *Host) AddSubInterface(s SubInterface) (Link, error) {
 		return Link{}, err
 	}
 	k := s.link(parent.Index)
-	add := func() error {
-		return tellOrUndo(func() error { return h.nl.LinkAdd(k) }, func() {
-			// Nobody waits for it any more. One with an alias is of another call.
-			if l, err := h.nl.LinkByName(s.Name); err == nil && l.Attrs().Alias == "" {
-				_ = h.nl.LinkDel(l)
-			}
-		})
-	}
-	err = add()
+	err = h.add(k)
 	if errors.Is(err, unix.EEXIST) {
 		old, lerr := h.Link(s.Name)
 		if lerr == nil && !s.Replaces(old) {
@@ -507,7 +499,7 @@ func (h *Host) AddSubInterface(s SubInterface) (Link, error) {
 		if lerr != nil && !errors.Is(lerr, ErrNotFound) {
 			return Link{}, lerr
 		}
-		err = add()
+		err = h.add(k)
 	}
 	if err != nil {
 		var errno unix.Errno
@@ -525,6 +517,11 @@ func (h *Host) AddSubInterface(s SubInterface) (Link, error) {
 		l.DeviceID = deviceID(s.Name)
 	}
 	return l, nil
+}
+
+// add makes a link, which nobody waits for if the kernel makes it too late.
+func (h *Host) add(k netlink.Link) error {
+	return tellOrUndo(func() error { return h.nl.LinkAdd(k) }, func() { _ = h.nl.LinkDel(k) })
 }
 
 // deviceID is a link's dev_id, 0 if it is not told: netlink does not have it.

@@ -56,25 +56,21 @@ func (r *room) addresses(link *netlink.LinkAttrs) (ps []netip.Prefix, err error)
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		msg := nl.NewIfAddrmsg(int(family))
 		msg.Index = uint32(link.Index)
-		answers, err := r.ask(unix.RTM_GETADDR, unix.RTM_NEWADDR, msg)
-		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EAFNOSUPPORT) {
-			return nil, Explain(err, "", "listing the addresses of the container's link "+link.Name)
-		}
-		var of []netip.Prefix
-		for _, b := range answers {
+		of, err := dump(r, unix.RTM_GETADDR, unix.RTM_NEWADDR, func(b []byte, n int) (p netip.Prefix, ok bool) {
 			as := raws(b, unix.SizeofIfAddrmsg)
 			if as == nil {
-				continue
+				return p, false
 			}
 			m := nl.DeserializeIfAddrmsg(b)
 			local, ok := as[unix.IFA_LOCAL]
 			if !ok {
 				local = as[unix.IFA_ADDRESS]
 			}
-			p := netip.PrefixFrom(addr(local), int(m.Prefixlen))
-			if m.Family == family && int(m.Index) == link.Index && p.IsValid() && !made(p.Addr(), as, uint32(m.Flags), link.HardwareAddr) {
-				of = append(of, p)
-			}
+			p = netip.PrefixFrom(exactly(local), int(m.Prefixlen))
+			return p, n < most && m.Family == family && int(m.Index) == link.Index && p.IsValid() && !p.Addr().Is4In6() && !made(p.Addr(), as, uint32(m.Flags), link.HardwareAddr)
+		}, msg)
+		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EAFNOSUPPORT) {
+			return nil, Explain(err, "", "listing the addresses of the container's link "+link.Name)
 		}
 		if family == unix.AF_INET6 { // of which the latest comes first
 			slices.Reverse(of)
@@ -109,19 +105,28 @@ func made(a netip.Addr, attributes map[uint16][]byte, flags uint32, mac net.Hard
 func (r *room) routesBy(index int) (routes []InterfaceRoute, err error) {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		msg := &nl.RtMsg{RtMsg: unix.RtMsg{Family: family}}
-		answers, err := r.ask(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, msg, nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
+		of, err := dump(r, unix.RTM_GETROUTE, unix.RTM_NEWROUTE, func(b []byte, before int) (n InterfaceRoute, ok bool) {
+			as := raws(b, unix.SizeofRtMsg)
+			if as == nil {
+				return n, false
+			}
+			n, ok = interfaceRoute(nl.DeserializeRtMsg(b), as, index, family)
+			// The kernel tells the default route first or last.
+			return n, ok && (before < most || before < 2*most && n.To.Bits() == 0)
+		}, msg, nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
 		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EAFNOSUPPORT) {
 			return nil, Explain(err, "", "listing the routes of the container")
 		}
-		for _, b := range answers {
-			if as := raws(b, unix.SizeofRtMsg); as != nil {
-				if n, ok := interfaceRoute(nl.DeserializeRtMsg(b), as, index, family); ok {
-					routes = append(routes, n)
-				}
-			}
-		}
+		routes = append(routes, of...)
 	}
 	return routes, nil
+}
+
+// exactly is an address as the kernel has it: one of IPv6 that stands for one of IPv4
+// stays one of IPv6.
+func exactly(b []byte) netip.Addr {
+	a, _ := netip.AddrFromSlice(b)
+	return a
 }
 
 // interfaceRoute is false where a route is not by that link alone, or one that
@@ -142,11 +147,6 @@ func interfaceRoute(m *nl.RtMsg, as map[uint16][]byte, index int, family uint8) 
 		return n, false
 	case len(as[rtaCacheinfo]) >= 12 && number(as[rtaCacheinfo][8:]) != 0: // rta_expires
 		return n, false
-	}
-	// An IPv6 address that stands for one of IPv4 is one of IPv6 here.
-	exactly := func(b []byte) netip.Addr {
-		a, _ := netip.AddrFromSlice(b)
-		return a
 	}
 	to := netip.IPv4Unspecified()
 	if family == unix.AF_INET6 {

@@ -480,23 +480,26 @@ func (r *room) get(name string) (netlink.Link, error) {
 	return k, Explain(err, "", "looking up the container's link "+name)
 }
 
-// most is how many addresses and how many routes of a container's link are looked at: a
-// router in a container may have a million.
+// most is how many addresses and how many routes of a family a container's link is
+// pictured with: a router in a container may have a million.
 const most = 1024
 
-// ask is a dump, of which there are no more than most answers.
-func (r *room) ask(kind int, answer uint16, data ...nl.NetlinkRequestData) ([][]byte, error) {
-	return patient(func() (answers [][]byte, err error) {
+// dump asks for all of a kind, and has read take from each answer what it is and whether
+// it is wanted, beside the number of those before.
+func dump[T any](r *room, kind int, answer uint16, read func(b []byte, n int) (T, bool), data ...nl.NetlinkRequestData) ([]T, error) {
+	return patient(func() (all []T, err error) {
 		q := nl.NewNetlinkRequest(kind, unix.NLM_F_DUMP)
 		q.Sockets, q.Data = r.strict, data
 		err = q.ExecuteIter(unix.NETLINK_ROUTE, answer, func(b []byte) bool {
-			answers = append(answers, b)
-			return len(answers) < most
+			if v, ok := read(b, len(all)); ok {
+				all = append(all, v)
+			}
+			return true
 		})
 		if err != nil && !errors.Is(err, nl.ErrDumpInterrupted) {
 			return nil, err
 		}
-		return answers, err
+		return all, err
 	})
 }
 
