@@ -227,7 +227,8 @@ func (p *Plugin) panicked(what any) {
 		return
 	}
 	go func() {
-		if !within(deadline, func() { p.status(); p.leases(); p.conflicts() }) {
+		look := func() { p.status(); p.leases(); p.conflicts(); p.parts.dhcp.Status(); p.parts.dhcp6.Leases() }
+		if !within(3*deadline, look) { // the kernel may take one to answer
 			p.config.Log.Fatal("what has failed before holds a lock: underlay ends here, to be started again")
 		}
 	}()
