@@ -83,6 +83,11 @@ func TestUpgradeByMake(t *testing.T) {
 	docker(t, "plugin", "disable", "-f", plugin)
 	docker(t, "plugin", "set", plugin, "REBUILD=off")
 	docker(t, "plugin", "enable", plugin)
+	t.Cleanup(func() {
+		if t.Failed() {
+			do(t, "", "docker plugin disable -f "+plugin+" || true; docker plugin set "+plugin+" REBUILD=on; docker plugin enable "+plugin)
+		}
+	})
 	serve(t, c.at())
 	talk := last(t, "a LAN host to a container", "host1", c.addrs("lan")[0])
 	had, was := leases(t), inside(t, c)
@@ -120,11 +125,17 @@ func TestUpgradeByMake(t *testing.T) {
 	if s := setting(); !strings.Contains(s, "REBUILD=on") {
 		t.Errorf("the plugin's settings are %s, want REBUILD=on", s)
 	}
-	out, err := sh("", "UNDERLAY_REGISTRY=/bin/true scripts/plugin create "+pluginDir)
-	if err == nil || !strings.Contains(out+err.Error(), "the registry that Docker upgrades from does not start") {
-		t.Errorf("without a registry: %v: %s", err, out)
+	for _, row := range []struct{ vars, says string }{
+		{"UNDERLAY_REGISTRY=/bin/true", "the registry that Docker upgrades from does not start"},
+		{"UNDERLAY_REGISTRY=$PWD/registry PLUGIN_SET=COLOUR=red", "is upgraded, with the settings of before: .*COLOUR"},
+	} {
+		out, err := sh("", row.vars+" scripts/plugin create "+pluginDir)
+		if err == nil {
+			t.Errorf("%s: %s", row.vars, out)
+		}
+		refused(t, err, row.says)
+		same() // and so it is enabled
 	}
-	same()
 	talk.end()
 	b.disconnect("lan", "base1")
 }
