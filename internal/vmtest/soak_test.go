@@ -364,7 +364,7 @@ func (s *soak) command() bool {
 		strings.Contains(err.Error(), "runtime.v2.task") && strings.Contains(err.Error(), "file exists")) {
 		// dockerd was killed while runc made the container, and does not find it again.
 		s.what += ", which runc has in part"
-		endStranded()
+		endStranded(a.g.name)
 		if err := api("DELETE", "/containers/"+a.g.name+"?force=1", nil, nil); err != nil {
 			s.Fatal(err)
 		}
@@ -378,12 +378,16 @@ func (s *soak) command() bool {
 	return true
 }
 
-// endStranded ends what runc had begun of containers when dockerd was killed: what
-// dockerd (28.5) does not know of stays for ever.
-func endStranded() {
+// endStranded ends what runc had begun of a container, or of all of them, when dockerd
+// was killed: what dockerd (28.5) does not know of stays for ever.
+func endStranded(name string) {
+	var c container
+	if name != "" && api("GET", "/containers/"+name+"/json", nil, &c) != nil {
+		return
+	}
 	for _, who := range holders() {
 		for _, p := range who {
-			if pid, is := strings.CutSuffix(p, " (runc init)"); is {
+			if pid, is := strings.CutSuffix(p, " (runc init)"); is && strings.Contains(trimmed("/proc/"+pid+"/cgroup"), c.ID) {
 				n, _ := strconv.Atoi(pid)
 				syscall.Kill(n, syscall.SIGKILL)
 			}
@@ -1053,7 +1057,7 @@ func (s *soak) end() error {
 		}
 	}
 	clear(s.guests)
-	endStranded()
+	endStranded("")
 	// What was left by kills is gone in time, and so is all that serves a container.
 	if err := s.rest(); err != nil {
 		return err
