@@ -62,7 +62,7 @@ const (
 		`|^TestDaemonRestart$|^TestRouteTables$|^TestCapture$|^TestSubnets$|^TestRegistry$|^TestDummyParent$|^TestManual$`
 	// partly is the part of other tests that is run everywhere. It comes last: of
 	// expressions that fit, the first decides, and one of a part keeps the whole.
-	partly = `^TestManual$/^dhcp$|^TestComposeFiles$/^(A-service|IPv4|The-Docker-host|A-network)`
+	partly = `^TestManual$/^(dhcp|plugin)$|^TestModes$/^macvlan|^TestHostAccess$/^macvlan$|^TestComposeFiles$/^(A-service|IPv4|The-Docker-host|A-network)`
 	// notHere needs a machine to reset, or a run of its own.
 	notHere = `^TestReboot|^TestSoak$`
 )

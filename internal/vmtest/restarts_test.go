@@ -11,7 +11,7 @@ import (
 )
 
 // Docker takes two seconds for each in a VM, most of them the runtime's.
-var restarts = flag.Int("restarts", 0, "how often TestRestarts starts each container (default: 50, in a VM 8 with Docker 26 and 3 with others)")
+var restarts = flag.Int("restarts", 0, "how often TestRestarts starts each container (default: 50, in a VM 3)")
 
 // A container with a fixed address, on macvlan also a fixed MAC, that ends at
 // once and is started again, as often as it takes for what the last one left to
@@ -22,8 +22,6 @@ func TestRestarts(t *testing.T) {
 	case times > 0:
 	case *here:
 		times = 50
-	case release >= 26 && release < 27 && !testing.Short():
-		times = 8
 	default:
 		times = 3
 	}
