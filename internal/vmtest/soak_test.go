@@ -532,7 +532,7 @@ func (s *soak) crash() bool {
 	g.touched = true
 	c := inspect(s.T, g.name)
 	syscall.Kill(c.State.Pid, syscall.SIGKILL)
-	g.runs = g.policy != "no" && !g.halted
+	g.runs, g.asked = g.policy != "no" && !g.halted, g.unsure
 	// Not the one that dies is to be looked at.
 	err := wait(20*time.Second, g.name, func() error {
 		if is := inspect(s.T, g.name); is.State.Running && is.State.Pid == c.State.Pid {
