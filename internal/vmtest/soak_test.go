@@ -374,6 +374,8 @@ func (s *soak) command() bool {
 	if err != nil {
 		s.Fatalf("seed %d, step %d, %s: %v\nthe model:\n%s", *soakSeed, s.n, s.what, err, s)
 	}
+	// A start may bring a network whose connect has failed.
+	a.g.asked = a.g.unsure
 	a.then()
 	return true
 }
@@ -427,6 +429,7 @@ func (s *soak) cut() bool {
 	if err != nil {
 		fmt.Printf("soak: %s: %v\n", a.what, err)
 	} else {
+		a.g.asked = a.g.asked || a.g.unsure // see command
 		a.then()
 	}
 	if err != nil || daemon { // whether dockerd ended before or after it is not known
