@@ -392,7 +392,7 @@ func prefix(n *net.IPNet) netip.Prefix {
 		return netip.Prefix{}
 	}
 	ones, bits := n.Mask.Size()
-	a, _ := netip.AddrFromSlice(n.IP)
+	a := exactly(n.IP)
 	if bits == 32 {
 		a = a.Unmap()
 	}

@@ -159,25 +159,37 @@ func (h *Host) Close() {
 // has. That timeout alone does not do: the kernel works on a message inside
 // sendto, and waits there for its RTNL lock, however long.
 func bounded[T any](ask func() (T, error)) (T, error) {
+	return boundedOr(ask, func() {})
+}
+
+// boundedOr is bounded, and undoes what ask has done after it was given up.
+func boundedOr[T any](ask func() (T, error), undo func()) (T, error) {
 	type answer struct {
 		v   T
 		err error
 	}
-	c := make(chan answer, 1)
+	c, late := make(chan answer), make(chan struct{})
 	go func() {
 		var a answer
 		a.err = safely(func() (err error) {
 			a.v, err = ask()
 			return err
 		})
-		c <- a
+		select {
+		case c <- a:
+		case <-late:
+			if a.err == nil {
+				_ = safely(func() error { undo(); return nil })
+			}
+		}
 	}()
-	late := time.NewTimer(Timeout)
-	defer late.Stop()
+	end := time.NewTimer(Timeout)
+	defer end.Stop()
 	select {
 	case a := <-c:
 		return a.v, a.err
-	case <-late.C:
+	case <-end.C:
+		close(late)
 		var none T
 		return none, unix.EAGAIN
 	}
@@ -215,26 +227,8 @@ func panicked() string {
 // tellOrUndo is tell for a message that makes something: should it be done after it has been
 // given up, undo is called.
 func tellOrUndo(do func() error, undo func()) error {
-	c, late := make(chan error), make(chan struct{})
-	go func() {
-		err := safely(do)
-		select {
-		case c <- err:
-		case <-late:
-			if err == nil {
-				_ = safely(func() error { undo(); return nil })
-			}
-		}
-	}()
-	end := time.NewTimer(Timeout)
-	defer end.Stop()
-	select {
-	case err := <-c:
-		return err
-	case <-end.C:
-		close(late)
-		return unix.EAGAIN
-	}
+	_, err := boundedOr(func() (struct{}, error) { return struct{}{}, do() }, undo)
+	return err
 }
 
 // tell is bounded for a message that asks nothing back.

@@ -612,17 +612,23 @@ func testInsideAll(t *testing.T, w world) {
 	}
 }
 
-// What the kernel makes for itself, or runs out, is no part of a picture.
-func TestInsideLeavesOut(t *testing.T) {
-	w := newKernel(t)
+// moved is a macvlan link in a container, with that one's handle and the link there.
+func moved(t *testing.T) (w *kernelWorld, s netlinkutil.SubInterface, h *netlink.Handle, l netlink.Link) {
+	w = newKernel(t)
 	w.needs(t, "macvlan")
 	w.AddNIC("eth0")
-	s := sub("ul-1", mode.Default)
+	s = sub("ul-1", mode.Default)
 	add(t, w, s)
 	ok(t, w.MoveTo("ul-1", box, plain()))
-	h := w.sandboxes[box]
+	h = w.sandboxes[box]
 	l, err := h.LinkByName("eth0")
 	ok(t, err)
+	return w, s, h, l
+}
+
+// What the kernel makes for itself, or runs out, is no part of a picture.
+func TestInsideLeavesOut(t *testing.T) {
+	w, s, h, l := moved(t)
 	ok(t, h.AddrAdd(l, &netlink.Addr{IPNet: ipnet(prefixes("2001:db8:51::7/64")[0]), ValidLft: 3600, PreferedLft: 1800, Flags: unix.IFA_F_NODAD}))
 	ok(t, h.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipnet(prefixes("2001:db8:52::/64")[0]), Protocol: unix.RTPROT_RA}))
 	ok(t, h.RouteAdd(&netlink.Route{Dst: ipnet(prefixes("10.77.0.0/16")[0]), Type: unix.RTN_BLACKHOLE}))
@@ -637,15 +643,7 @@ func TestInsideLeavesOut(t *testing.T) {
 // Of a container that has made itself thousands of routes, some are pictured, the default
 // ones with them; and what is pictured can be written down and read again.
 func TestInsideManyRoutes(t *testing.T) {
-	w := newKernel(t)
-	w.needs(t, "macvlan")
-	w.AddNIC("eth0")
-	s := sub("ul-1", mode.Default)
-	add(t, w, s)
-	ok(t, w.MoveTo("ul-1", box, plain()))
-	h := w.sandboxes[box]
-	l, err := h.LinkByName("eth0")
-	ok(t, err)
+	w, s, h, l := moved(t)
 	// The netlink package takes that for a route of IPv4.
 	if out, err := exec.Command("nsenter", "--net="+w.path(box), "ip", "-6", "route", "add", "::ffff:10.0.0.0/104", "dev", "eth0").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
